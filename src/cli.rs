@@ -1,0 +1,130 @@
+//! The command line: one file a subcommand.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::contract::{self, Finding, Level};
+use crate::engine::Program;
+use crate::policy;
+
+mod check;
+mod replay;
+mod schema;
+
+/// Watches machine-learning services against the contracts their providers sign, and says
+/// why a promise was broken.
+///
+/// Exit codes: 0 fine, 1 findings (a contract is faulty, a violation was found), 2 could not run.
+#[derive(Parser)]
+#[command(name = "qualm", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Check(check::Arguments),
+    Replay(replay::Arguments),
+    Schema(schema::Arguments),
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For machines: JSON, one object a line.
+    Json,
+}
+
+/// What a command found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Fine,
+    Findings,
+}
+
+/// Parses the command line, runs the command, and says how it ended.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match arguments.command {
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Replay(arguments) => replay::run(&arguments),
+        Command::Schema(arguments) => schema::run(&arguments),
+    };
+    match result {
+        Ok(Outcome::Fine) => ExitCode::SUCCESS,
+        Ok(Outcome::Findings) => ExitCode::from(1),
+        // Whoever reads our output has had enough; that is no error.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let broken = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
+    error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(broken))
+}
+
+/// Reads one contract file and compiles its policies.
+pub(crate) fn read_contract(file: &Path, policies: Option<&Path>) -> anyhow::Result<(contract::Loaded, Option<Program>)> {
+    let source = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let mut loaded = contract::load(&file.display().to_string(), &source);
+    let folders = match policies {
+        Some(folder) => vec![folder.to_owned()],
+        None => policy::folders(file),
+    };
+    let compiled = policy::compile(&mut loaded, &folders);
+    let program = loaded.contract.clone().zip(compiled).map(|(contract, policies)| Program::new(contract, policies));
+    Ok((loaded, program))
+}
+
+/// Reads contracts that must all be sound.
+pub(crate) fn read_contracts(paths: &[PathBuf], policies: Option<&Path>) -> anyhow::Result<Vec<Arc<Program>>> {
+    let files = contract::files(paths).with_context(|| format!("cannot read {}", list(paths)))?;
+    anyhow::ensure!(!files.is_empty(), "no contracts (*.yaml, *.yml, *.json) in {}", list(paths));
+    let mut programs: Vec<Arc<Program>> = Vec::new();
+    let mut faults = Vec::new();
+    for file in &files {
+        let (loaded, program) = read_contract(file, policies)?;
+        match program {
+            Some(program) => programs.push(Arc::new(program)),
+            None => faults.push(loaded.errors()),
+        }
+    }
+    anyhow::ensure!(faults.is_empty(), "faulty contracts:\n{}", faults.join("\n"));
+    Ok(programs)
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// A finding for a terminal: the level in colour, the hint on its own line.
+pub(crate) fn print_finding(out: &mut impl Write, finding: &Finding, colour: bool) -> io::Result<()> {
+    let (level, code) = match finding.level {
+        Level::Error => ("error", "31"),
+        Level::Warning => ("warning", "33"),
+    };
+    let level = if colour { format!("\x1b[1;{code}m{level}\x1b[0m") } else { level.to_owned() };
+    writeln!(out, "{}:{}:{}: {level}: {}", finding.file, finding.line, finding.column, finding.message)?;
+    match &finding.hint {
+        Some(hint) => writeln!(out, "    hint: {hint}"),
+        None => Ok(()),
+    }
+}
+
+/// Whether to colour what goes to standard output.
+pub(crate) fn colours() -> bool {
+    io::IsTerminal::is_terminal(&io::stdout()) && std::env::var_os("NO_COLOR").is_none()
+}

@@ -1,0 +1,306 @@
+//! The core: reports and time in, evaluations, transitions and actions out.
+//!
+//! A pure state machine: no I/O, no clock, no randomness. Time enters as report times and as
+//! explicit [`Engine::advance`] calls, so the same input gives the same output everywhere.
+//! State belongs to one (tenant, application) and to nothing else.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::report::Report;
+use crate::time::{Span, Timestamp};
+
+mod action;
+mod aggregate;
+mod application;
+mod distinct;
+mod judge;
+mod lifecycle;
+mod pane;
+mod program;
+mod quantile;
+mod route;
+mod seen;
+mod snapshot;
+mod verdict;
+
+pub use aggregate::Accumulator;
+use application::{Application, Bound, Place, Watched};
+pub use lifecycle::{Latest, Lifecycle, Phase, Resolution};
+pub use program::{Program, derived_id};
+pub use snapshot::{ApplicationRow, IdRow, PaneRow, SeriesRow, Snapshot};
+pub use verdict::{
+    Action, ActionState, Contributor, Counterfactual, Evaluation, Evidence, State, Transition, Verdict, Window, short,
+    short_value,
+};
+
+/// Bounds of an engine.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Limits {
+    /// How far the watermark stays behind the greatest event time.
+    pub lateness: Span,
+    /// Series of one application.
+    pub series_max: usize,
+    /// Report ids remembered in all applications together.
+    pub ids_max: usize,
+    /// Whether [`Engine::snapshot`] is going to be called, so that changes must be kept for it.
+    pub snapshots: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { lateness: Span::seconds(5), series_max: 200_000, ids_max: 1_000_000, snapshots: false }
+    }
+}
+
+/// The engine of one shard.
+pub struct Engine {
+    limits: Limits,
+    programs: BTreeMap<String, Arc<Program>>,
+    applications: HashMap<u128, Application>,
+    ids: usize,
+}
+
+/// What comes out, in order.
+pub struct Outputs {
+    /// Evaluations, transitions, actions.
+    pub list: Vec<Output>,
+    /// Whether evaluations are put into the list; they are counted anyway.
+    pub keep_evaluations: bool,
+    /// What was counted.
+    pub counts: Counts,
+    /// Measures scripts; stands still unless a caller with a clock sets it.
+    pub stopwatch: fn() -> Duration,
+}
+
+/// One thing that came out.
+#[derive(Debug, Clone)]
+pub enum Output {
+    /// A verdict.
+    Evaluation(Evaluation),
+    /// A violation opened or resolved.
+    Transition(Box<Transition>),
+    /// A violation causes an action.
+    Action(Box<Action>),
+}
+
+impl Output {
+    /// One JSON object with its `type`.
+    pub fn to_json(&self) -> Result<String, serde_json::Error> {
+        #[derive(Serialize)]
+        struct Typed<'a, T> {
+            r#type: &'static str,
+            #[serde(flatten)]
+            value: &'a T,
+        }
+        match self {
+            Output::Evaluation(evaluation) => serde_json::to_string(evaluation),
+            Output::Transition(value) => serde_json::to_string(&Typed { r#type: "violation", value }),
+            Output::Action(value) => serde_json::to_string(&Typed { r#type: "action", value }),
+        }
+    }
+}
+
+/// Counts since the outputs were made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Reports taken in.
+    pub reports: u64,
+    /// Reports of applications that no contract is about.
+    pub unwatched: u64,
+    /// Reports whose id was seen before.
+    pub duplicates: u64,
+    /// Observations that at least one objective watches.
+    pub observations: u64,
+    /// Observations for windows already judged.
+    pub late: u64,
+    /// Observations of a kind that an objective cannot aggregate.
+    pub wrong_type: u64,
+    /// Observations of series beyond the limit.
+    pub series_refused: u64,
+    /// Report ids forgotten before their time.
+    pub ids_forgotten: u64,
+    /// Evaluations by verdict, in the order of [`Verdict::ALL`].
+    pub evaluations: [u64; 5],
+    /// Calls of scripts.
+    pub script_calls: u64,
+    /// Time in scripts.
+    pub script_time: Duration,
+}
+
+impl Counts {
+    fn scripts(&mut self, started: Duration, ended: Duration) {
+        self.script_calls += 1;
+        self.script_time += ended.saturating_sub(started);
+    }
+}
+
+impl Default for Outputs {
+    fn default() -> Outputs {
+        Outputs { list: Vec::new(), keep_evaluations: true, counts: Counts::default(), stopwatch: || Duration::ZERO }
+    }
+}
+
+fn digest(tenant: &str, application: &str) -> u128 {
+    let mut hasher = xxhash_rust::xxh3::Xxh3Default::new();
+    hasher.update(tenant.as_bytes());
+    hasher.update(&[0]);
+    hasher.update(application.as_bytes());
+    hasher.digest128()
+}
+
+impl Engine {
+    /// An engine without contracts.
+    pub fn new(limits: Limits) -> Engine {
+        Engine { limits, programs: BTreeMap::new(), applications: HashMap::new(), ids: 0 }
+    }
+
+    /// Takes in a report.
+    pub fn observe(&mut self, report: &Report<'_>, out: &mut Outputs) {
+        out.counts.reports += 1;
+        let Some(application) = self.applications.get_mut(&digest(&report.tenant, &report.application)) else {
+            out.counts.unwatched += 1;
+            return;
+        };
+        let before = application.seen.len();
+        application.observe(report, &self.limits, out);
+        self.ids = self.ids + application.seen.len() - before;
+        while self.ids > self.limits.ids_max && application.seen.forget_oldest() {
+            self.ids -= 1;
+            out.counts.ids_forgotten += 1;
+        }
+    }
+
+    /// Moves the clock of one application on and judges what becomes due.
+    pub fn advance(&mut self, tenant: &str, application: &str, clock: Timestamp, out: &mut Outputs) {
+        if let Some(application) = self.applications.get_mut(&digest(tenant, application)) {
+            application.advance(clock, self.limits.lateness, out);
+        }
+    }
+
+    /// Advances every application until each window that holds data has closed.
+    pub fn finish(&mut self, out: &mut Outputs) {
+        for key in self.names() {
+            if let Some(application) = self.applications.get_mut(&digest(&key.0, &key.1))
+                && let Some(end) = application.last_end()
+            {
+                application.advance(end + self.limits.lateness, self.limits.lateness, out);
+            }
+        }
+    }
+
+    /// Tenant and name of all applications, in order.
+    pub fn names(&self) -> Vec<(Arc<str>, Arc<str>)> {
+        let mut names: Vec<_> = self.applications.values().map(|a| (a.tenant.clone(), a.name.clone())).collect();
+        names.sort();
+        names
+    }
+
+    /// The clock of an application, and the clock at which something becomes due.
+    pub fn due(&self, tenant: &str, application: &str) -> Option<(Timestamp, Option<Timestamp>)> {
+        let application = self.applications.get(&digest(tenant, application))?;
+        Some((application.clock, application.next_due.map(|due| due + self.limits.lateness)))
+    }
+
+    /// How many series there are.
+    pub fn series(&self) -> usize {
+        self.applications.values().map(|application| application.series.live).sum()
+    }
+
+    /// Puts a contract into force, or a new version of it. Panes and violations of unchanged
+    /// objectives go on; violations of others close as withdrawn.
+    pub fn set_contract(&mut self, program: Arc<Program>, out: &mut Outputs) {
+        let scope = &program.contract.spec.scope;
+        let old = self.programs.insert(program.name().to_owned(), program.clone());
+        if let Some(old) = old.filter(|old| old.contract.spec.scope != program.contract.spec.scope) {
+            self.unbind(&old, out);
+        }
+        let application = self
+            .applications
+            .entry(digest(&scope.tenant, &scope.application))
+            .or_insert_with(|| Application::new(scope.tenant.as_str().into(), scope.application.as_str().into()));
+        application.seen.keep = self.limits.snapshots;
+        application.series.keep = self.limits.snapshots;
+        application.bind(program, out);
+    }
+
+    /// Takes a contract out of force; its open violations close as withdrawn.
+    pub fn remove_contract(&mut self, name: &str, out: &mut Outputs) {
+        if let Some(program) = self.programs.remove(name) {
+            self.unbind(&program, out);
+        }
+    }
+
+    fn unbind(&mut self, program: &Program, out: &mut Outputs) {
+        let scope = &program.contract.spec.scope;
+        if let Some(application) = self.applications.get_mut(&digest(&scope.tenant, &scope.application)) {
+            application.unbind(program.name(), out);
+        }
+    }
+}
+
+impl Application {
+    fn bind(&mut self, program: Arc<Program>, out: &mut Outputs) {
+        self.forget_routes();
+        self.dirty = true;
+        let Err(at) = self.bound.binary_search_by(|bound| bound.program.name().cmp(program.name())) else {
+            return self.rebind(program, out);
+        };
+        self.bound.insert(at, Bound::new(program));
+        self.renumber();
+    }
+
+    /// A new version of a contract that is bound already.
+    fn rebind(&mut self, program: Arc<Program>, out: &mut Outputs) {
+        let Some(b) = self.bound.iter().position(|bound| bound.program.name() == program.name()) else { return };
+        for o in 0..self.bound[b].watched.len() {
+            let old = self.bound[b].watched[o].promised.clone();
+            let kept = program.promises.iter().any(|new| new.objective.promise == old.objective.promise && new.objective.name == old.objective.name);
+            if !kept {
+                let place = Place { bound: b as u16, objective: o as u16, input: 0 };
+                self.end_objective(place, self.watermark, Resolution::Withdrawn, out);
+            }
+        }
+        let mut old = std::mem::replace(&mut self.bound[b], Bound::new(program.clone()));
+        self.bound[b].past = std::mem::take(&mut old.past);
+        for watched in old.watched {
+            let name = &watched.promised.objective.name;
+            if let Some(new) = self.bound[b].watched.iter_mut().find(|new| new.promised.objective.name == *name)
+                && new.promised.objective.promise == watched.promised.objective.promise
+            {
+                *new = Watched { promised: new.promised.clone(), ..watched };
+            }
+        }
+        self.renumber();
+    }
+
+    fn unbind(&mut self, name: &str, out: &mut Outputs) {
+        let Some(b) = self.bound.iter().position(|bound| bound.program.name() == name) else { return };
+        self.forget_routes();
+        self.dirty = true;
+        for o in 0..self.bound[b].watched.len() {
+            let place = Place { bound: b as u16, objective: o as u16, input: 0 };
+            self.end_objective(place, self.watermark, Resolution::Withdrawn, out);
+        }
+        self.bound.remove(b);
+        self.renumber();
+    }
+
+    /// Tells every series where its objective stands now.
+    fn renumber(&mut self) {
+        for (b, bound) in self.bound.iter().enumerate() {
+            for (o, watched) in bound.watched.iter().enumerate() {
+                for (i, members) in watched.inputs.iter().enumerate() {
+                    for index in members.values() {
+                        let place = Place { bound: b as u16, objective: o as u16, input: i as u16 };
+                        self.series.get_mut_quietly(*index).place = place;
+                    }
+                }
+            }
+        }
+        self.next_due = self.find_next_due();
+    }
+}

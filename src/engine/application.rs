@@ -1,0 +1,394 @@
+//! The state of one application: routes, series, windows, violations.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::action::Past;
+use super::lifecycle::Lifecycle;
+use super::pane::{OTHERS, Panes, SourceId};
+use super::program::{Program, Promised};
+use super::route::{Route, Target};
+use super::seen::Seen;
+use super::verdict::{SeriesKey, Verdict};
+use super::{Counts, Limits, Outputs};
+use crate::contract::Promise;
+use crate::report::{Report, Value};
+use crate::time::{Span, Timestamp};
+
+/// A series without data for this long, and without open violation, is dropped.
+pub const IDLE: Span = Span::seconds(86_400);
+const SOURCES_MAX: usize = 100_000;
+const ROUTES_MAX: usize = 100_000;
+
+/// Everything that the engine knows of one (tenant, application).
+pub struct Application {
+    pub tenant: Arc<str>,
+    pub name: Arc<str>,
+    /// The greatest event time, or the time it was advanced to.
+    pub clock: Timestamp,
+    /// Windows that end by here were judged.
+    pub watermark: Timestamp,
+    pub(super) seen: Seen,
+    pub(super) bound: Vec<Bound>,
+    pub(super) series: Slab,
+    pub(super) sources: Sources,
+    routes: HashMap<u128, Route>,
+    /// When the next window ends or the next timer is due.
+    pub(super) next_due: Option<Timestamp>,
+    /// Whether it changed since the last snapshot.
+    pub(super) dirty: bool,
+    /// Series dropped since the last snapshot: contract, objective, input, key.
+    pub(super) forgotten: Vec<(String, String, String, SeriesKey)>,
+}
+
+/// A contract as it is bound to an application.
+pub(super) struct Bound {
+    pub program: Arc<Program>,
+    pub watched: Vec<Watched>,
+    /// By action name.
+    pub past: BTreeMap<String, Past>,
+}
+
+/// The state of one objective.
+pub(super) struct Watched {
+    pub promised: Arc<Promised>,
+    /// For each input, its series.
+    pub inputs: Vec<BTreeMap<SeriesKey, u32>>,
+    /// For rules: where the rule stands. Other objectives keep that in their series.
+    pub rule: Option<RuleState>,
+    /// The next window end to judge.
+    pub next_end: Option<Timestamp>,
+    /// For `each`: when to look at which series again.
+    pub timers: BTreeSet<(Timestamp, SeriesKey)>,
+}
+
+#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
+pub(super) struct RuleState {
+    pub lifecycle: Lifecycle,
+    pub last_data: Option<Timestamp>,
+}
+
+/// One series of one input.
+pub(super) struct Series {
+    pub place: Place,
+    pub key: SeriesKey,
+    pub panes: Panes,
+    /// Start of its first pane (for `each`: first observation).
+    pub first: Timestamp,
+    /// Its newest observation.
+    pub last_data: Timestamp,
+    pub lifecycle: Lifecycle,
+    pub dirty: bool,
+}
+
+/// Which contract, objective and input of an application.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    pub bound: u16,
+    pub objective: u16,
+    pub input: u16,
+}
+
+impl Application {
+    pub(super) fn new(tenant: Arc<str>, name: Arc<str>) -> Application {
+        Application {
+            tenant,
+            name,
+            clock: Timestamp::EPOCH,
+            watermark: Timestamp::EPOCH,
+            seen: Seen::default(),
+            bound: Vec::new(),
+            series: Slab::default(),
+            sources: Sources::default(),
+            routes: HashMap::new(),
+            next_due: None,
+            dirty: false,
+            forgotten: Vec::new(),
+        }
+    }
+
+    /// Takes in a report; false if its id was seen before.
+    pub(super) fn observe(&mut self, report: &Report<'_>, limits: &Limits, out: &mut Outputs) -> bool {
+        self.dirty = true;
+        if !self.seen.insert(report.digest, report.time, self.clock) {
+            out.counts.duplicates += 1;
+            return false;
+        }
+        self.count_observations(report, limits, out);
+        self.advance(report.time, limits.lateness, out);
+        true
+    }
+
+    fn count_observations(&mut self, report: &Report<'_>, limits: &Limits, out: &mut Outputs) {
+        let digest = Route::digest(report);
+        if !self.routes.contains_key(&digest) {
+            if self.routes.len() >= ROUTES_MAX {
+                self.routes.clear();
+            }
+            let source = self.sources.intern(&report.stage, &report.instance);
+            self.routes.insert(digest, Route::find(&self.bound, report, source));
+        }
+        let Some(mut route) = self.routes.get_mut(&digest).map(std::mem::take) else { return };
+        let source = route.source;
+        for (attribute, value) in &report.metrics {
+            let Some(targets) = route.targets(attribute) else { continue };
+            out.counts.observations += 1;
+            let mut late = false;
+            for target in targets {
+                late |= !self.count(target, source, report.time, value, limits, out);
+            }
+            out.counts.late += u64::from(late);
+        }
+        if let Some(place) = self.routes.get_mut(&digest) {
+            *place = route;
+        }
+    }
+
+    /// Counts one observation for one input; false if it came too late.
+    fn count(
+        &mut self,
+        target: &mut Target,
+        source: SourceId,
+        time: Timestamp,
+        value: &Value<'_>,
+        limits: &Limits,
+        out: &mut Outputs,
+    ) -> bool {
+        let bound = &mut self.bound[usize::from(target.place.bound)];
+        if !bound.program.contract.spec.effective.contains(time) {
+            return true;
+        }
+        let watched = &mut bound.watched[usize::from(target.place.objective)];
+        let input = &watched.promised.inputs[usize::from(target.place.input)];
+        if !input.gauge.takes(value) {
+            out.counts.wrong_type += 1;
+            return true;
+        }
+        let each = input.every == Span::ZERO;
+        let start = if each { time } else { time.floor(input.every) };
+        if !each && start + input.every <= self.watermark {
+            return false;
+        }
+        let index = match target.series {
+            Some(index) => index,
+            None => {
+                let found = watched.inputs[usize::from(target.place.input)].get(&target.key).copied();
+                let index = match found {
+                    Some(index) => index,
+                    None if self.series.live >= limits.series_max => {
+                        out.counts.series_refused += 1;
+                        return true;
+                    }
+                    None => {
+                        let index = self.series.insert(Series {
+                            place: target.place,
+                            key: target.key.clone(),
+                            panes: Panes::default(),
+                            first: start,
+                            last_data: time,
+                            lifecycle: Lifecycle::default(),
+                            dirty: false,
+                        });
+                        watched.inputs[usize::from(target.place.input)].insert(target.key.clone(), index);
+                        if each {
+                            watched.timers.insert((time + IDLE, target.key.clone()));
+                        }
+                        index
+                    }
+                };
+                target.series = Some(index);
+                index
+            }
+        };
+        let keep = self.series.keep;
+        let series = self.series.touch(index);
+        series.first = series.first.min(start);
+        series.last_data = series.last_data.max(time);
+        if each {
+            self.judge_each(target.place, index, source, time, value, out);
+            return true;
+        }
+        let end = start + input.every;
+        let pane = series.panes.at(start, &input.gauge);
+        pane.add(&input.gauge, source, time, value);
+        pane.dirty = keep;
+        if watched.next_end.is_none_or(|next| end < next) {
+            watched.next_end = Some(end);
+            self.next_due = Some(self.next_due.map_or(end, |due| due.min(end)));
+        }
+        true
+    }
+
+    /// Moves the clock on and judges what has become due.
+    pub(super) fn advance(&mut self, clock: Timestamp, lateness: Span, out: &mut Outputs) {
+        self.clock = self.clock.max(clock);
+        self.watermark = self.watermark.max(self.clock - lateness);
+        while let Some(due) = self.next_due.filter(|due| *due <= self.watermark) {
+            self.dirty = true;
+            self.judge_due(due, out);
+            self.next_due = self.find_next_due();
+        }
+    }
+
+    pub(super) fn find_next_due(&self) -> Option<Timestamp> {
+        let live = self.series.live > 0;
+        let ends = self.bound.iter().flat_map(|bound| {
+            let until = bound.program.contract.spec.effective.until.filter(|until| live && *until > self.watermark);
+            let watched = bound.watched.iter();
+            watched.flat_map(|w| w.next_end.into_iter().chain(w.timers.first().map(|(due, _)| *due))).chain(until)
+        });
+        ends.min()
+    }
+
+    /// The time by which every window that holds data has closed.
+    pub fn last_end(&self) -> Option<Timestamp> {
+        let ends = self.series.iter().filter_map(|(_, series)| {
+            let watched = &self.bound[usize::from(series.place.bound)].watched[usize::from(series.place.objective)];
+            let input = &watched.promised.inputs[usize::from(series.place.input)];
+            (input.every > Span::ZERO).then(|| series.last_data.floor(input.every) + input.window)
+        });
+        ends.max()
+    }
+
+    pub(super) fn forget_routes(&mut self) {
+        self.routes.clear();
+    }
+}
+
+impl Watched {
+    pub(super) fn new(promised: Arc<Promised>) -> Watched {
+        let is_rule = matches!(promised.objective.promise, Promise::Rule { .. });
+        Watched {
+            inputs: vec![BTreeMap::new(); promised.inputs.len()],
+            rule: is_rule.then(RuleState::default),
+            next_end: None,
+            timers: BTreeSet::new(),
+            promised,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.inputs.iter().all(BTreeMap::is_empty)
+    }
+}
+
+impl Bound {
+    pub(super) fn new(program: Arc<Program>) -> Bound {
+        let watched = program.promises.iter().cloned().map(Watched::new).collect();
+        Bound { program, watched, past: BTreeMap::new() }
+    }
+}
+
+/// The series of an application, by index. Freed places are used again.
+#[derive(Default)]
+pub(super) struct Slab {
+    places: Vec<Option<Series>>,
+    free: Vec<u32>,
+    changed: Vec<u32>,
+    /// Whether changes are kept for snapshots.
+    pub keep: bool,
+    pub live: usize,
+}
+
+impl Slab {
+    pub fn insert(&mut self, series: Series) -> u32 {
+        self.live += 1;
+        match self.free.pop() {
+            Some(index) => {
+                self.places[index as usize] = Some(series);
+                index
+            }
+            None => {
+                self.places.push(Some(series));
+                (self.places.len() - 1) as u32
+            }
+        }
+    }
+
+    pub fn get(&self, index: u32) -> &Series {
+        self.places[index as usize].as_ref().expect("indices are handed out for live series and dropped with them")
+    }
+
+    /// For a change that the next snapshot must hold.
+    pub fn touch(&mut self, index: u32) -> &mut Series {
+        let series =
+            self.places[index as usize].as_mut().expect("indices are handed out for live series and dropped with them");
+        if self.keep && !series.dirty {
+            series.dirty = true;
+            self.changed.push(index);
+        }
+        series
+    }
+
+    pub fn remove(&mut self, index: u32) -> Option<Series> {
+        let series = self.places[index as usize].take();
+        if series.is_some() {
+            self.live -= 1;
+            self.free.push(index);
+        }
+        series
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &Series)> {
+        self.places.iter().enumerate().filter_map(|(index, series)| Some((index as u32, series.as_ref()?)))
+    }
+
+    /// The series that changed since the last call.
+    pub fn take_changed(&mut self) -> Vec<u32> {
+        let mut changed = std::mem::take(&mut self.changed);
+        changed.sort_unstable();
+        changed.dedup();
+        changed.retain(|index| self.places[*index as usize].as_ref().is_some_and(|series| series.dirty));
+        for index in &changed {
+            if let Some(series) = &mut self.places[*index as usize] {
+                series.dirty = false;
+            }
+        }
+        changed
+    }
+
+    pub fn get_mut_quietly(&mut self, index: u32) -> &mut Series {
+        self.places[index as usize].as_mut().expect("indices are handed out for live series and dropped with them")
+    }
+}
+
+/// Names of instances by number; 0 stands for all that are too many.
+pub(super) struct Sources {
+    names: Vec<Arc<str>>,
+    numbers: HashMap<Arc<str>, SourceId>,
+}
+
+impl Default for Sources {
+    fn default() -> Sources {
+        Sources { names: vec!["others".into()], numbers: HashMap::new() }
+    }
+}
+
+impl Sources {
+    fn intern(&mut self, stage: &str, instance: &str) -> SourceId {
+        self.number(&format!("{stage}/{instance}"))
+    }
+
+    pub fn number(&mut self, name: &str) -> SourceId {
+        if let Some(number) = self.numbers.get(name) {
+            return *number;
+        }
+        if self.names.len() >= SOURCES_MAX {
+            return OTHERS;
+        }
+        let (number, name): (SourceId, Arc<str>) = (self.names.len() as SourceId, name.into());
+        self.names.push(name.clone());
+        self.numbers.insert(name, number);
+        number
+    }
+
+    pub fn name(&self, number: SourceId) -> &str {
+        &self.names[number as usize]
+    }
+}
+
+impl Counts {
+    pub(super) fn evaluated(&mut self, verdict: Verdict) {
+        self.evaluations[verdict as usize] += 1;
+    }
+}

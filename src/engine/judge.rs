@@ -1,0 +1,463 @@
+//! Judging what is due: windows into evaluations, evaluations into transitions and actions.
+
+use std::collections::BTreeMap;
+
+use super::action;
+use super::aggregate::Accumulator;
+use super::application::{Application, IDLE, Place};
+use super::lifecycle::{Change, Latest, Open, Resolution};
+use super::pane::{Share, SourceId};
+use super::program::Promised;
+use super::verdict::{
+    Action, Contributor, Evaluation, Evidence, SeriesKey, SeriesLabels, State, Transition, Verdict, Window, counterfactual, judge,
+    short_value,
+};
+use super::{Output, Outputs};
+use crate::contract::{Aggregate, Condition, Promise, Scalar};
+use crate::policy;
+use crate::report::Value;
+use crate::time::{Span, Timestamp};
+
+/// Contributors that evidence names at most.
+const CONTRIBUTORS_MAX: usize = 10;
+
+/// One judgement, before it becomes an evaluation.
+#[derive(Clone)]
+struct Judged {
+    window: Window,
+    value: Option<Scalar>,
+    samples: u64,
+    verdict: Verdict,
+    message: Option<String>,
+}
+
+impl Application {
+    /// Judges all windows that end, and all timers that are due, at `due`.
+    pub(super) fn judge_due(&mut self, due: Timestamp, out: &mut Outputs) {
+        for b in 0..self.bound.len() {
+            for o in 0..self.bound[b].watched.len() {
+                let place = Place { bound: b as u16, objective: o as u16, input: 0 };
+                let watched = &self.bound[b].watched[o];
+                if watched.next_end == Some(due) {
+                    match watched.promised.objective.promise {
+                        Promise::Target { .. } => self.judge_windows(place, due, out),
+                        Promise::Rule { .. } => self.judge_rule(place, due, out),
+                    }
+                    let watched = &mut self.bound[b].watched[o];
+                    let next = due + watched.promised.every();
+                    watched.next_end = (!watched.is_empty()).then_some(next);
+                }
+                self.look_at_timers(place, due, out);
+            }
+            let until = self.bound[b].program.contract.spec.effective.until;
+            if until.is_some_and(|until| until <= due) {
+                for o in 0..self.bound[b].watched.len() {
+                    let place = Place { bound: b as u16, objective: o as u16, input: 0 };
+                    self.end_objective(place, due, Resolution::Expired, out);
+                }
+            }
+        }
+    }
+
+    fn judge_windows(&mut self, place: Place, end: Timestamp, out: &mut Outputs) {
+        let (b, o) = (usize::from(place.bound), usize::from(place.objective));
+        let promised = self.bound[b].watched[o].promised.clone();
+        let (Promise::Target { target, .. }, [input]) = (&promised.objective.promise, &promised.inputs[..]) else {
+            return;
+        };
+        let window = Window { start: end - input.window, end };
+        let members: Vec<(SeriesKey, u32)> =
+            self.bound[b].watched[o].inputs[0].iter().map(|(key, index)| (key.clone(), *index)).collect();
+        for (key, index) in members {
+            if self.series.get(index).first >= end {
+                continue;
+            }
+            let series = self.series.touch(index);
+            let merged = series.panes.merged(window.start, end, &input.gauge);
+            let summary = input.gauge.summary(&merged);
+            let (verdict, message) = judge(target, &summary, promised.objective.min_samples);
+            let judged = Judged { window, value: summary.value, samples: summary.samples, verdict, message };
+            let last_data = series.last_data;
+            series.lifecycle.latest = Some(judged.latest());
+            let change = series.lifecycle.judge(&promised.objective, end, verdict, last_data);
+            let evidence = matches!(change, Some(Change::Opens { .. })).then(|| {
+                let shares = self.series.get(index).panes.shares(window.start, end);
+                self.evidence(&promised, &merged, &shares, window)
+            });
+            self.emit(&promised, &key, judged.clone(), out);
+            self.change(place, &promised, &key, Holder::Series(index), judged, change, evidence, out);
+            self.series.get_mut_quietly(index).panes.forget_before(end + input.every - input.window);
+            self.drop_if_idle(place, index, end);
+        }
+    }
+
+    fn judge_rule(&mut self, place: Place, end: Timestamp, out: &mut Outputs) {
+        let (b, o) = (usize::from(place.bound), usize::from(place.objective));
+        let promised = self.bound[b].watched[o].promised.clone();
+        let Promise::Rule { rule } = &promised.objective.promise else { return };
+        let mut inputs = BTreeMap::new();
+        let mut samples = 0;
+        let mut contributors = Vec::new();
+        let mut longest = Span::ZERO;
+        let mut members = Vec::new();
+        for (i, input) in promised.inputs.iter().enumerate() {
+            longest = longest.max(input.window);
+            let mut series = Vec::new();
+            for (key, index) in &self.bound[b].watched[o].inputs[i] {
+                members.push((i, *index));
+                let merged = self.series.get(*index).panes.merged(end - input.window, end, &input.gauge);
+                let summary = input.gauge.summary(&merged);
+                samples += summary.samples;
+                let Some(value) = summary.value else { continue };
+                let labels = SeriesLabels(&input.indicator.group_by, key).to_string();
+                let source = if labels.is_empty() { input.name.clone() } else { format!("{}: {labels}", input.name) };
+                let number = value.0.as_number();
+                contributors.push(Contributor { source, samples: summary.samples, bad: None, value: number });
+                let names = input.indicator.group_by.iter().cloned();
+                series.push(policy::InputSeries {
+                    key: names.zip(key.0.iter().map(ToString::to_string)).collect(),
+                    value: serde_json::to_value(&value).unwrap_or_default(),
+                    count: summary.samples,
+                });
+            }
+            let grouped = !input.indicator.group_by.is_empty();
+            let count = series.iter().map(|series| series.count).sum();
+            let value = if grouped { None } else { series.first().map(|series| series.value.clone()) };
+            inputs.insert(input.name.as_str(), policy::Input { value, count, series: grouped.then_some(series) });
+        }
+        let window = Window { start: end - longest, end };
+        let (verdict, value, message) = if samples == 0 {
+            (Verdict::NoData, None, None)
+        } else if samples < promised.objective.min_samples {
+            (Verdict::Insufficient, None, None)
+        } else {
+            let started = (out.stopwatch)();
+            let ruling = self.bound[b].program.policies.rule(rule, &inputs);
+            out.counts.scripts(started, (out.stopwatch)());
+            match ruling {
+                Ok(ruling) => {
+                    let verdict = if ruling.ok { Verdict::Met } else { Verdict::Breached };
+                    (verdict, ruling.value.map(|value| Scalar(Value::Number(value))), ruling.message)
+                }
+                Err(error) => (Verdict::Error, None, Some(error.to_string())),
+            }
+        };
+        let judged = Judged { window, value, samples, verdict, message };
+        let newest = members.iter().map(|(_, index)| self.series.get(*index).last_data).filter(|at| *at < end).max();
+        let state = self.bound[b].watched[o].rule.get_or_insert_default();
+        state.last_data = state.last_data.max(newest);
+        state.lifecycle.latest = Some(judged.latest());
+        let last_data = state.last_data.unwrap_or(end);
+        let change = state.lifecycle.judge(&promised.objective, end, verdict, last_data);
+        let evidence = matches!(change, Some(Change::Opens { .. })).then(|| {
+            contributors.sort_by(|a, b| b.value.unwrap_or_default().total_cmp(&a.value.unwrap_or_default()));
+            contributors.truncate(CONTRIBUTORS_MAX);
+            Evidence { window, indicator: promised.indicator_words(), counterfactual: None, contributors }
+        });
+        let key = SeriesKey::default();
+        self.emit(&promised, &key, judged.clone(), out);
+        self.change(place, &promised, &key, Holder::Rule, judged, change, evidence, out);
+        for (i, index) in members {
+            let input = &promised.inputs[i];
+            self.series.get_mut_quietly(index).panes.forget_before(end + input.every - input.window);
+            self.drop_if_idle(Place { input: i as u16, ..place }, index, end);
+        }
+    }
+
+    /// Judges one observation of an `each` objective.
+    pub(super) fn judge_each(
+        &mut self,
+        place: Place,
+        index: u32,
+        source: SourceId,
+        time: Timestamp,
+        value: &Value<'_>,
+        out: &mut Outputs,
+    ) {
+        let (b, o) = (usize::from(place.bound), usize::from(place.objective));
+        let promised = self.bound[b].watched[o].promised.clone();
+        let Promise::Target { target, .. } = &promised.objective.promise else { return };
+        let series = self.series.touch(index);
+        let window = Window { start: time, end: time };
+        let change = match target.holds(value) {
+            Some(true) => series.lifecycle.good_observation(time, promised.objective.hold_healthy),
+            Some(false) => series.lifecycle.breach(time, promised.objective.hold_open),
+            None => {
+                out.counts.wrong_type += 1;
+                return;
+            }
+        };
+        let breached = target.holds(value) == Some(false);
+        let verdict = if breached { Verdict::Breached } else { Verdict::Met };
+        let value_kept = Some(Scalar(value.clone().into_owned()));
+        let judged = Judged { window, value: value_kept, samples: 1, verdict, message: None };
+        if series.lifecycle.latest.as_ref().is_none_or(|latest| latest.at <= time) {
+            series.lifecycle.latest = Some(judged.latest());
+        }
+        let key = series.key.clone();
+        if breached {
+            self.emit(&promised, &key, judged.clone(), out);
+        }
+        let evidence = matches!(change, Some(Change::Opens { .. })).then(|| {
+            let sum = value.as_number().unwrap_or_default();
+            let share = Share { source, samples: 1, misses: 1, sum };
+            let empty = Accumulator::Count { n: 1 };
+            self.evidence(&promised, &empty, &[share], window)
+        });
+        self.change(place, &promised, &key, Holder::Series(index), judged, change, evidence, out);
+        if let Some(due) = self.series.get(index).lifecycle.open().and_then(|open| each_due(&promised, open, time)) {
+            self.bound[b].watched[o].timers.insert((due, key));
+            self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
+        }
+    }
+
+    /// Looks at the `each` series whose timers have come: resolves and drops.
+    fn look_at_timers(&mut self, place: Place, due: Timestamp, out: &mut Outputs) {
+        let (b, o) = (usize::from(place.bound), usize::from(place.objective));
+        while let Some((at, key)) = self.bound[b].watched[o].timers.first().cloned().filter(|(at, _)| *at <= due) {
+            self.bound[b].watched[o].timers.remove(&(at, key.clone()));
+            let Some(index) = self.bound[b].watched[o].inputs[0].get(&key).copied() else { continue };
+            let promised = self.bound[b].watched[o].promised.clone();
+            let series = self.series.touch(index);
+            let last_data = series.last_data;
+            let Some(open) = series.lifecycle.open() else {
+                if !self.drop_if_idle(place, index, due) {
+                    self.bound[b].watched[o].timers.insert((last_data + IDLE, key));
+                }
+                continue;
+            };
+            let healthy = open.healthy_since.is_some() && open.last_breach + promised.objective.hold_healthy <= due;
+            let stale = last_data + promised.objective.stale_after <= due;
+            let change = match (healthy, stale) {
+                (true, _) => series.lifecycle.resolve(Resolution::Met),
+                (false, true) => series.lifecycle.resolve(Resolution::Stale),
+                (false, false) => None,
+            };
+            let next = match series.lifecycle.open().and_then(|open| each_due(&promised, open, last_data)) {
+                Some(next) if next > due => next,
+                _ => (last_data + IDLE).max(due + Span::seconds(1)),
+            };
+            let latest = series.lifecycle.latest.clone();
+            self.bound[b].watched[o].timers.insert((next, key.clone()));
+            let judged = Judged {
+                window: Window { start: due, end: due },
+                value: latest.and_then(|latest| latest.value),
+                samples: 0,
+                verdict: Verdict::Met,
+                message: None,
+            };
+            self.change(place, &promised, &key, Holder::Series(index), judged, change, None, out);
+        }
+    }
+
+    fn emit(&self, promised: &std::sync::Arc<Promised>, key: &SeriesKey, judged: Judged, out: &mut Outputs) {
+        out.counts.evaluated(judged.verdict);
+        if !out.keep_evaluations {
+            return;
+        }
+        out.list.push(Output::Evaluation(Evaluation {
+            promised: promised.clone(),
+            series: key.clone(),
+            window: judged.window,
+            value: judged.value,
+            samples: judged.samples,
+            verdict: judged.verdict,
+            message: judged.message,
+        }));
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn change(
+        &mut self,
+        place: Place,
+        promised: &Promised,
+        key: &SeriesKey,
+        holder: Holder,
+        judged: Judged,
+        change: Option<Change>,
+        evidence: Option<Evidence>,
+        out: &mut Outputs,
+    ) {
+        let at = judged.window.end;
+        let (state, since, opened, id, reason) = match change {
+            None => return,
+            Some(Change::Opens { since }) => {
+                let id = promised.violation_id(key, at);
+                let open = Open { id, since, opened: at, last_breach: at, healthy_since: None };
+                match holder {
+                    Holder::Series(index) => self.series.touch(index).lifecycle.opened(open),
+                    Holder::Rule => {
+                        let watched = &mut self.bound[usize::from(place.bound)].watched[usize::from(place.objective)];
+                        watched.rule.get_or_insert_default().lifecycle.opened(open);
+                    }
+                }
+                (State::Open, since, at, id, None)
+            }
+            Some(Change::Resolves(open, resolution)) => {
+                (State::Resolved, open.since, open.opened, open.id, Some(resolution))
+            }
+        };
+        let transition = Transition {
+            id,
+            tenant: self.tenant.clone(),
+            application: self.name.clone(),
+            contract: promised.contract.clone(),
+            version: promised.version.clone(),
+            objective: promised.objective.name.clone(),
+            series: promised.labels(key),
+            state,
+            at,
+            since,
+            opened,
+            severity: promised.objective.severity,
+            responsible: promised.objective.responsible.clone(),
+            message: sentence(promised, key, &judged, opened, reason),
+            value: judged.value,
+            samples: judged.samples,
+            target: promised.objective.target().cloned(),
+            reason,
+            evidence,
+        };
+        let actions = if state == State::Open { self.act(place, &transition) } else { Vec::new() };
+        out.list.push(Output::Transition(Box::new(transition)));
+        out.list.extend(actions.into_iter().map(|action| Output::Action(Box::new(action))));
+    }
+
+    fn act(&mut self, place: Place, violation: &Transition) -> Vec<Action> {
+        let bound = &mut self.bound[usize::from(place.bound)];
+        let objective = &bound.watched[usize::from(place.objective)].promised.objective;
+        let program = &bound.program;
+        let fitting = program.contract.spec.actions.iter().filter(|rule| rule.on.fits(objective));
+        fitting
+            .flat_map(|rule| action::caused(program, rule, bound.past.entry(rule.name.clone()).or_default(), violation))
+            .collect()
+    }
+
+    /// Ends all open violations of an objective, and forgets its series.
+    pub(super) fn end_objective(&mut self, place: Place, at: Timestamp, why: Resolution, out: &mut Outputs) {
+        let (b, o) = (usize::from(place.bound), usize::from(place.objective));
+        let promised = self.bound[b].watched[o].promised.clone();
+        let silent = |latest: Option<Latest>| Judged {
+            window: Window { start: at, end: at },
+            value: latest.and_then(|latest| latest.value),
+            samples: 0,
+            verdict: Verdict::NoData,
+            message: None,
+        };
+        if let Some(rule) = &mut self.bound[b].watched[o].rule {
+            let judged = silent(rule.lifecycle.latest.clone());
+            let change = rule.lifecycle.resolve(why);
+            self.change(place, &promised, &SeriesKey::default(), Holder::Rule, judged, change, None, out);
+        }
+        for input in 0..promised.inputs.len() {
+            let place = Place { input: input as u16, ..place };
+            let members = std::mem::take(&mut self.bound[b].watched[o].inputs[input]);
+            for (key, index) in members {
+                let series = self.series.touch(index);
+                let judged = silent(series.lifecycle.latest.clone());
+                let change = series.lifecycle.resolve(why);
+                self.change(place, &promised, &key, Holder::Series(index), judged, change, None, out);
+                self.forget_series(place, index);
+            }
+        }
+        let watched = &mut self.bound[b].watched[o];
+        watched.next_end = None;
+        watched.timers.clear();
+    }
+
+    fn evidence(&self, promised: &Promised, merged: &Accumulator, shares: &[Share], window: Window) -> Evidence {
+        let counts_misses = promised.objective.target().is_some_and(Condition::is_bound)
+            || promised.inputs.iter().any(|input| input.indicator.aggregate == Aggregate::Ratio);
+        let mut shares = shares.to_vec();
+        shares.sort_by(|a, b| (b.misses, b.samples, a.source).cmp(&(a.misses, a.samples, b.source)));
+        let contributors = shares.iter().take(CONTRIBUTORS_MAX).map(|share| Contributor {
+            source: self.sources.name(share.source).to_owned(),
+            samples: share.samples,
+            bad: counts_misses.then_some(share.misses),
+            value: Some(share.sum / share.samples as f64),
+        });
+        Evidence {
+            window,
+            indicator: promised.indicator_words(),
+            counterfactual: counterfactual(promised, merged),
+            contributors: contributors.collect(),
+        }
+    }
+
+    fn drop_if_idle(&mut self, place: Place, index: u32, now: Timestamp) -> bool {
+        let series = self.series.get(index);
+        if series.lifecycle.open().is_some() || now.since(series.last_data) < IDLE {
+            return false;
+        }
+        self.bound[usize::from(place.bound)].watched[usize::from(place.objective)].inputs[usize::from(place.input)]
+            .remove(&self.series.get(index).key.clone());
+        self.forget_series(place, index);
+        true
+    }
+
+    fn forget_series(&mut self, place: Place, index: u32) {
+        self.forget_routes();
+        if let Some(series) = self.series.remove(index) {
+            let promised = &self.bound[usize::from(place.bound)].watched[usize::from(place.objective)].promised;
+            if self.series.keep {
+                let input = promised.inputs[usize::from(place.input)].name.clone();
+                self.forgotten.push((promised.contract.clone(), promised.objective.name.clone(), input, series.key));
+            }
+        }
+    }
+}
+
+/// Who holds the lifecycle.
+#[derive(Clone, Copy)]
+enum Holder {
+    Series(u32),
+    Rule,
+}
+
+impl Judged {
+    fn latest(&self) -> Latest {
+        Latest {
+            at: self.window.end,
+            verdict: self.verdict,
+            value: self.value.clone(),
+            samples: self.samples,
+            message: self.message.clone(),
+        }
+    }
+}
+
+/// When an open violation of an `each` objective may resolve without a further observation.
+fn each_due(promised: &Promised, open: &Open, last_data: Timestamp) -> Option<Timestamp> {
+    let stale = last_data + promised.objective.stale_after;
+    Some(match open.healthy_since {
+        Some(_) => stale.min(open.last_breach + promised.objective.hold_healthy),
+        None => stale,
+    })
+}
+
+/// A transition in one sentence.
+fn sentence(promised: &Promised, key: &SeriesKey, judged: &Judged, opened: Timestamp, why: Option<Resolution>) -> String {
+    let series = SeriesLabels(&promised.group_by, key).to_string();
+    let of = if series.is_empty() { String::new() } else { format!(" ({series})") };
+    let what = format!("{}{of}", promised.indicator_words());
+    let value = judged.value.as_ref().map(short_value);
+    let promise = promised.objective.target().map_or("the rule holds".to_owned(), |target| format!("{target}"));
+    match (why, value) {
+        (None, Some(value)) => match &judged.message {
+            Some(message) => format!("{what}: {message}"),
+            None => format!("{what} was {value}; promised is {promise}"),
+        },
+        (None, None) => match &judged.message {
+            Some(message) => format!("{what}: {message}"),
+            None if judged.samples == 0 => format!("{what} had no data; promised is {promise}"),
+            None => format!("{what} does not hold"),
+        },
+        (Some(Resolution::Met), Some(value)) => format!("{what} is {value} and keeps the promise again, open since {opened}"),
+        (Some(Resolution::Met), None) => format!("{what} keeps the promise again, open since {opened}"),
+        (Some(Resolution::Stale), _) => {
+            format!("{what} had no data for {}, open since {opened}", promised.objective.stale_after)
+        }
+        (Some(Resolution::Withdrawn), _) => format!("{what} is no longer promised, open since {opened}"),
+        (Some(Resolution::Expired), _) => format!("{what}: the contract has ended, open since {opened}"),
+    }
+}

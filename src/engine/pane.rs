@@ -1,0 +1,134 @@
+//! Panes: the smallest slices of event time that are aggregated.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use super::aggregate::{Accumulator, Gauge};
+use crate::report::Value;
+use crate::time::Timestamp;
+
+/// The most instances that a pane counts one by one; further ones share an entry.
+const SHARES_MAX: usize = 32;
+
+/// Index of an instance among those of its application.
+pub type SourceId = u32;
+/// Stands for all instances beyond [`SHARES_MAX`].
+pub const OTHERS: SourceId = 0;
+
+/// One slice of event time of one series.
+#[derive(Debug, Clone)]
+pub struct Pane {
+    /// Its start; its end is the start of the next.
+    pub start: Timestamp,
+    /// What was observed.
+    pub accumulator: Accumulator,
+    /// Who reported it.
+    pub shares: Vec<Share>,
+    /// Whether it changed since the last snapshot.
+    pub dirty: bool,
+}
+
+/// What one instance brought into a pane.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Share {
+    /// Which instance.
+    pub source: SourceId,
+    /// Observations.
+    pub samples: u64,
+    /// Those that miss the target by themselves.
+    pub misses: u64,
+    /// Sum of the values, where they are numbers.
+    pub sum: f64,
+}
+
+impl Pane {
+    /// An empty pane.
+    pub fn new(start: Timestamp, gauge: &Gauge) -> Pane {
+        Pane { start, accumulator: gauge.empty(), shares: Vec::new(), dirty: false }
+    }
+
+    /// Adds an observation.
+    pub fn add(&mut self, gauge: &Gauge, source: SourceId, time: Timestamp, value: &Value<'_>) {
+        gauge.add(&mut self.accumulator, time, value);
+        let share = Share {
+            source,
+            samples: 1,
+            misses: u64::from(gauge.misses(value)),
+            sum: value.as_number().unwrap_or_default(),
+        };
+        add_share(&mut self.shares, share);
+    }
+}
+
+/// Adds to the instance's entry, or to that of all others when there are too many.
+pub fn add_share(shares: &mut Vec<Share>, share: Share) {
+    let found = shares.iter().position(|known| known.source == share.source);
+    let at = match found {
+        Some(at) => at,
+        None if shares.len() < SHARES_MAX => {
+            shares.push(Share { samples: 0, misses: 0, sum: 0.0, ..share });
+            shares.len() - 1
+        }
+        None => {
+            let last = shares.len() - 1;
+            shares[last].source = OTHERS;
+            last
+        }
+    };
+    let known = &mut shares[at];
+    known.samples += share.samples;
+    known.misses += share.misses;
+    known.sum += share.sum;
+}
+
+/// The panes of a series, by start.
+#[derive(Debug, Clone, Default)]
+pub struct Panes(pub VecDeque<Pane>);
+
+impl Panes {
+    /// The pane of a start, made if missing.
+    pub fn at(&mut self, start: Timestamp, gauge: &Gauge) -> &mut Pane {
+        // The newest pane is nearly always the one.
+        let place = match self.0.back() {
+            Some(pane) if pane.start == start => Ok(self.0.len() - 1),
+            Some(pane) if pane.start < start => Err(self.0.len()),
+            _ => self.0.binary_search_by_key(&start, |pane| pane.start),
+        };
+        let index = match place {
+            Ok(index) => index,
+            Err(index) => {
+                self.0.insert(index, Pane::new(start, gauge));
+                index
+            }
+        };
+        &mut self.0[index]
+    }
+
+    /// The merge of all panes that start in `from..until`.
+    pub fn merged(&self, from: Timestamp, until: Timestamp, gauge: &Gauge) -> Accumulator {
+        let mut inside = self.inside(from, until);
+        let Some(first) = inside.next() else { return gauge.empty() };
+        let mut merged = first.accumulator.clone();
+        inside.for_each(|pane| merged.merge(&pane.accumulator));
+        merged
+    }
+
+    /// Who reported what in `from..until`.
+    pub fn shares(&self, from: Timestamp, until: Timestamp) -> Vec<Share> {
+        let mut shares = Vec::new();
+        self.inside(from, until).flat_map(|pane| &pane.shares).for_each(|share| add_share(&mut shares, *share));
+        shares
+    }
+
+    fn inside(&self, from: Timestamp, until: Timestamp) -> impl Iterator<Item = &Pane> {
+        self.0.iter().filter(move |pane| from <= pane.start && pane.start < until)
+    }
+
+    /// Forgets panes that start before `start`.
+    pub fn forget_before(&mut self, start: Timestamp) {
+        while self.0.front().is_some_and(|pane| pane.start < start && !pane.dirty) {
+            self.0.pop_front();
+        }
+    }
+}

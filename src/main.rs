@@ -1,0 +1,5 @@
+//! The `qualm` program.
+
+fn main() -> std::process::ExitCode {
+    qualm::cli::main()
+}

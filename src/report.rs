@@ -1,0 +1,316 @@
+//! What a service sends: [`Report`]s, and the observations in them.
+//!
+//! Decoding borrows from the message's bytes. Formats are recognised by shape; each has a
+//! decoder in `report/`.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Deref;
+
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use smallvec::SmallVec;
+
+use crate::time::Timestamp;
+
+mod native;
+
+pub use native::{MESSAGE_BYTES_MAX, decode, decode_all};
+
+/// The JSON Schema of the native report, as `qualm schema report` prints it.
+pub const SCHEMA: &str = include_str!("report/schema.json");
+
+/// One message from one instance of one stage of one application, at one event time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report<'a> {
+    /// 128-bit digest of the report's id, or of its bytes when it has none.
+    pub digest: u128,
+    /// When it happened, by the sender's clock.
+    pub time: Timestamp,
+    /// Whose application it is; `default` unless stated.
+    pub tenant: Text<'a>,
+    /// The application.
+    pub application: Text<'a>,
+    /// The stage of the application's pipeline.
+    pub stage: Text<'a>,
+    /// The instance of the stage.
+    pub instance: Text<'a>,
+    /// Further dimensions, in the order sent.
+    pub labels: Labels<'a>,
+    /// Observations by attribute name, in the order sent.
+    pub metrics: Metrics<'a>,
+    /// The inference that this report tells of.
+    pub inference: Option<Inference<'a>>,
+    /// Ground truth for earlier (or later) inferences.
+    pub feedback: Vec<Feedback<'a>>,
+    /// Instances whose output this instance worked on.
+    pub upstream: Vec<Text<'a>>,
+}
+
+/// Labels of a report: (name, value).
+pub type Labels<'a> = SmallVec<[(Text<'a>, Text<'a>); 8]>;
+/// Observations of a report: (attribute, value).
+pub type Metrics<'a> = SmallVec<[(Text<'a>, Value<'a>); 8]>;
+
+impl Report<'_> {
+    /// The value of a dimension: `stage` and `instance` stand beside the labels.
+    pub fn dimension(&self, name: &str) -> Option<&str> {
+        match name {
+            "stage" => Some(&self.stage),
+            "instance" => Some(&self.instance),
+            _ => self
+                .labels
+                .iter()
+                .find(|(label, _)| &**label == name)
+                .map(|(_, value)| &**value),
+        }
+    }
+}
+
+/// The value of one observation.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Value<'a> {
+    /// True or false; counts as 1 or 0 where a number is needed.
+    Bool(bool),
+    /// A finite number.
+    Number(f64),
+    /// A category.
+    Text(Text<'a>),
+}
+
+impl Value<'_> {
+    /// As a number, if it is one (bools are 1 and 0).
+    pub fn as_number(&self) -> Option<f64> {
+        match self {
+            Value::Number(number) => Some(*number),
+            Value::Bool(flag) => Some(f64::from(u8::from(*flag))),
+            Value::Text(_) => None,
+        }
+    }
+
+    /// The same value, owning its text.
+    pub fn into_owned(self) -> Value<'static> {
+        match self {
+            Value::Bool(flag) => Value::Bool(flag),
+            Value::Number(number) => Value::Number(number),
+            Value::Text(text) => Value::Text(Text(Cow::Owned(text.0.into_owned()))),
+        }
+    }
+}
+
+impl fmt::Display for Value<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Value::Bool(flag) => flag.fmt(f),
+            Value::Number(number) => number.fmt(f),
+            Value::Text(text) => text.fmt(f),
+        }
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Value<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Value<'a>, D::Error> {
+        struct ValueVisitor;
+        impl<'de> Visitor<'de> for ValueVisitor {
+            type Value = Value<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number, a bool or text")
+            }
+            fn visit_bool<E: de::Error>(self, flag: bool) -> Result<Value<'de>, E> {
+                Ok(Value::Bool(flag))
+            }
+            fn visit_f64<E: de::Error>(self, number: f64) -> Result<Value<'de>, E> {
+                if !number.is_finite() {
+                    return Err(E::custom("a number that is not finite"));
+                }
+                Ok(Value::Number(number))
+            }
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Value<'de>, E> {
+                Ok(Value::Number(number as f64))
+            }
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Value<'de>, E> {
+                Ok(Value::Number(number as f64))
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Value<'de>, E> {
+                Ok(Value::Text(Text(Cow::Owned(text.to_owned()))))
+            }
+            fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Value<'de>, E> {
+                Ok(Value::Text(Text(Cow::Borrowed(text))))
+            }
+        }
+        deserializer.deserialize_any(ValueVisitor)
+    }
+}
+
+/// An inference and what was predicted.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Inference<'a> {
+    /// The inference's id; feedback refers to it.
+    #[serde(borrow)]
+    pub id: Text<'a>,
+    /// The user request that this inference serves.
+    #[serde(borrow, default)]
+    pub request: Option<Text<'a>>,
+    /// What was predicted.
+    #[serde(borrow, default)]
+    pub prediction: Option<Prediction<'a>>,
+    /// Inferences that fed this one (ensembles).
+    #[serde(borrow, default)]
+    pub sources: Vec<Text<'a>>,
+}
+
+/// A predicted class, a predicted value, or a score for each class.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Prediction<'a> {
+    /// A class.
+    Class(Text<'a>),
+    /// A value (regression).
+    Number(f64),
+    /// Class and score, in the order sent.
+    Scores(Vec<(Text<'a>, f64)>),
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Prediction<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Prediction<'a>, D::Error> {
+        struct PredictionVisitor;
+        impl<'de> Visitor<'de> for PredictionVisitor {
+            type Value = Prediction<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a class, a number, or a map of class to score")
+            }
+            fn visit_f64<E: de::Error>(self, number: f64) -> Result<Prediction<'de>, E> {
+                Ok(Prediction::Number(number))
+            }
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Prediction<'de>, E> {
+                Ok(Prediction::Number(number as f64))
+            }
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Prediction<'de>, E> {
+                Ok(Prediction::Number(number as f64))
+            }
+            fn visit_bool<E: de::Error>(self, flag: bool) -> Result<Prediction<'de>, E> {
+                Ok(Prediction::Class(Text(Cow::Borrowed(if flag { "true" } else { "false" }))))
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Prediction<'de>, E> {
+                Ok(Prediction::Class(Text(Cow::Owned(text.to_owned()))))
+            }
+            fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Prediction<'de>, E> {
+                Ok(Prediction::Class(Text(Cow::Borrowed(text))))
+            }
+            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Prediction<'de>, A::Error> {
+                let mut scores = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    scores.push(entry);
+                }
+                Ok(Prediction::Scores(scores))
+            }
+        }
+        deserializer.deserialize_any(PredictionVisitor)
+    }
+}
+
+/// Ground truth for an inference.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Feedback<'a> {
+    /// The id of the inference it belongs to.
+    #[serde(borrow)]
+    pub inference: Text<'a>,
+    /// The true class or value.
+    #[serde(borrow)]
+    pub label: Value<'a>,
+}
+
+/// Text that borrows from the message where it can (where it holds no escapes).
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Text<'a>(pub Cow<'a, str>);
+
+impl Deref for Text<'_> {
+    type Target = str;
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<'a> From<&'a str> for Text<'a> {
+    fn from(text: &'a str) -> Text<'a> {
+        Text(Cow::Borrowed(text))
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Text<'a>, D::Error> {
+        struct TextVisitor;
+        impl<'de> Visitor<'de> for TextVisitor {
+            type Value = Text<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("text")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Owned(text.to_owned())))
+            }
+            fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+        }
+        deserializer.deserialize_str(TextVisitor)
+    }
+}
+
+/// Why a report was refused. The message names the thing and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Rejection {
+    /// Position of the report in its message, from 0.
+    pub index: usize,
+    /// A word for metrics and machines.
+    pub reason: Reason,
+    /// A sentence for people.
+    pub message: String,
+}
+
+/// The kinds of [`Rejection`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// Not JSON.
+    Syntax,
+    /// JSON, but not a report: a field is missing, unknown or of the wrong type.
+    Shape,
+    /// A name holds characters that names may not hold, or is too long.
+    Name,
+    /// A report, label set or message beyond its limit.
+    Size,
+    /// An event time more than five minutes ahead of the clock.
+    Future,
+    /// Tenant or application differ from those of the subject it came on.
+    Subject,
+}
+
+impl Reason {
+    /// The word itself, as in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::Syntax => "syntax",
+            Reason::Shape => "shape",
+            Reason::Name => "name",
+            Reason::Size => "size",
+            Reason::Future => "future",
+            Reason::Subject => "subject",
+        }
+    }
+}

@@ -13,8 +13,13 @@ use crate::engine::Program;
 use crate::policy;
 
 mod check;
+mod explain;
 mod replay;
+mod report;
 mod schema;
+mod serve;
+
+use serve::stop_signal;
 
 /// Watches machine-learning services against the contracts their providers sign, and says
 /// why a promise was broken.
@@ -29,8 +34,11 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    Serve(serve::Arguments),
     Check(check::Arguments),
     Replay(replay::Arguments),
+    Explain(explain::Arguments),
+    Report(report::Arguments),
     Schema(schema::Arguments),
 }
 
@@ -55,6 +63,9 @@ pub(crate) enum Outcome {
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
+        Command::Serve(arguments) => serve::run(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
+        Command::Report(arguments) => report::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),
         Command::Schema(arguments) => schema::run(&arguments),
@@ -84,7 +95,7 @@ pub(crate) fn read_contract(file: &Path, policies: Option<&Path>) -> anyhow::Res
         Some(folder) => vec![folder.to_owned()],
         None => policy::folders(file),
     };
-    let compiled = policy::compile(&mut loaded, &folders);
+    let compiled = policy::compile(&mut loaded, |name| policy::read(name, &folders));
     let program = loaded.contract.clone().zip(compiled).map(|(contract, policies)| Program::new(contract, policies));
     Ok((loaded, program))
 }
@@ -127,4 +138,29 @@ pub(crate) fn print_finding(out: &mut impl Write, finding: &Finding, colour: boo
 /// Whether to colour what goes to standard output.
 pub(crate) fn colours() -> bool {
     io::IsTerminal::is_terminal(&io::stdout()) && std::env::var_os("NO_COLOR").is_none()
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
+}
+
+fn http_client() -> anyhow::Result<reqwest::Client> {
+    // Only the first call in a process counts, and all would install the same.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().timeout(std::time::Duration::from_secs(30)).build().context("cannot make an HTTP client")
+}
+
+/// The body of a good answer; a bad one becomes an error with the service's own words.
+async fn get(url: &str, token: Option<&str>) -> anyhow::Result<Vec<u8>> {
+    let mut request = http_client()?.get(url);
+    if let Some(token) = token {
+        request = request.bearer_auth(token);
+    }
+    let response = request.send().await.with_context(|| format!("no service answers at {url}"))?;
+    let (status, body) = (response.status(), response.bytes().await?);
+    if !status.is_success() {
+        let problem: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+        anyhow::bail!("{}", problem["detail"].as_str().unwrap_or(status.as_str()));
+    }
+    Ok(body.to_vec())
 }

@@ -30,7 +30,9 @@ mod verdict;
 pub use aggregate::Accumulator;
 use application::{Application, Bound, Place, Watched};
 pub use lifecycle::{Latest, Lifecycle, Phase, Resolution};
-pub use program::{Program, derived_id};
+pub use program::{Program, Promised, derived_id};
+pub use seen::MEMORY as ID_MEMORY;
+pub use lifecycle::Open;
 pub use snapshot::{ApplicationRow, IdRow, PaneRow, SeriesRow, Snapshot};
 pub use verdict::{
     Action, ActionState, Contributor, Counterfactual, Evaluation, Evidence, State, Transition, Verdict, Window, short,
@@ -203,6 +205,11 @@ impl Engine {
     pub fn due(&self, tenant: &str, application: &str) -> Option<(Timestamp, Option<Timestamp>)> {
         let application = self.applications.get(&digest(tenant, application))?;
         Some((application.clock, application.next_due.map(|due| due + self.limits.lateness)))
+    }
+
+    /// The contracts in force.
+    pub fn programs(&self) -> impl Iterator<Item = &Arc<Program>> {
+        self.programs.values()
     }
 
     /// How many series there are.

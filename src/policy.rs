@@ -211,13 +211,14 @@ fn as_dynamic(value: &impl Serialize) -> Dynamic {
 }
 
 /// Compiles the scripts that a contract names and adds what is wrong to its findings.
-/// Returns the policies if the contract can still run.
-pub fn compile(loaded: &mut Loaded, folders: &[PathBuf]) -> Option<Policies> {
+/// Returns the policies if the contract can still run. `read` brings a script's text, or says
+/// why it cannot.
+pub fn compile(loaded: &mut Loaded, read: impl Fn(&str) -> Result<String, String>) -> Option<Policies> {
     let contract = loaded.contract.clone()?;
     let mut policies = Policies::default();
     for (pointer, policy, function, arguments) in references(&contract) {
         if !policies.scripts.contains_key(policy) {
-            match read(policy, folders) {
+            match read(policy) {
                 Ok(source) => match SANDBOX.compile(&source) {
                     Ok(script) => {
                         policies.scripts.insert(policy.to_owned(), script);
@@ -265,7 +266,8 @@ fn references(contract: &Contract) -> Vec<(String, &str, &str, usize)> {
     found
 }
 
-fn read(policy: &str, folders: &[PathBuf]) -> Result<String, String> {
+/// Reads a script from the first of several folders that has it.
+pub fn read(policy: &str, folders: &[PathBuf]) -> Result<String, String> {
     for folder in folders {
         match std::fs::read_to_string(folder.join(policy)) {
             Ok(source) => return Ok(source),

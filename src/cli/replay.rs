@@ -56,7 +56,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let mut progress = Progress::new();
     let mut blocks = Blocks::open(arguments)?;
     while let Some(block) = blocks.next()? {
-        report::decode_all(block, |decoded| match decoded {
+        report::decode_all(block, |_, decoded| match decoded {
             Ok(report) => engine.observe(&report, &mut out),
             Err(rejection) => rejected.note(out.counts.reports, &rejection),
         });

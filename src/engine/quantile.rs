@@ -37,7 +37,7 @@ fn middle(bin: i32) -> f64 {
     }
     let log_gamma = ((1.0 + ALPHA) / (1.0 - ALPHA)).ln();
     let upper = ((bin.abs() - OFFSET) as f64 * log_gamma).exp();
-    let magnitude = upper * (1.0 - ALPHA);
+    let magnitude = (upper * (1.0 - ALPHA)).min(f64::MAX);
     if bin < 0 { -magnitude } else { magnitude }
 }
 

@@ -20,45 +20,44 @@ const LINKS_MAX: usize = 4_096;
 const NAME_BYTES_MAX: usize = 128;
 const VALUE_BYTES_MAX: usize = 1_024;
 
-/// Decodes every report of a message, in order. A bad report is handed over as its
+/// Decodes every report of a message, in order, each with its own bytes. A bad report is handed over as its
 /// [`Rejection`] and does not touch its neighbours.
-pub fn decode<'a>(bytes: &'a [u8], mut each: impl FnMut(Result<Report<'a>, Rejection>)) {
+pub fn decode<'a>(bytes: &'a [u8], mut each: impl FnMut(&'a [u8], Result<Report<'a>, Rejection>)) {
     if bytes.len() > MESSAGE_BYTES_MAX {
         let message = format!("a message of {} bytes; the limit is {MESSAGE_BYTES_MAX}", bytes.len());
-        return each(Err(Rejection { index: 0, reason: Reason::Size, message }));
+        return each(bytes, Err(Rejection { index: 0, reason: Reason::Size, message }));
     }
     decode_all(bytes, each);
 }
 
 /// Like [`decode`], for files: without a limit on the whole.
-pub fn decode_all<'a>(bytes: &'a [u8], mut each: impl FnMut(Result<Report<'a>, Rejection>)) {
+pub fn decode_all<'a>(bytes: &'a [u8], mut each: impl FnMut(&'a [u8], Result<Report<'a>, Rejection>)) {
     let trimmed = bytes.trim_ascii();
     match trimmed.first() {
-        None => each(Err(Rejection {
-            index: 0,
-            reason: Reason::Syntax,
-            message: "an empty message".to_owned(),
-        })),
+        None => {
+            let message = "an empty message".to_owned();
+            each(bytes, Err(Rejection { index: 0, reason: Reason::Syntax, message }));
+        }
         Some(b'[') => decode_array(trimmed, each),
         Some(_) => decode_sequence(trimmed, each),
     }
 }
 
-fn decode_array<'a>(bytes: &'a [u8], mut each: impl FnMut(Result<Report<'a>, Rejection>)) {
+fn decode_array<'a>(bytes: &'a [u8], mut each: impl FnMut(&'a [u8], Result<Report<'a>, Rejection>)) {
     match serde_json::from_slice::<Vec<&RawValue>>(bytes) {
         Ok(items) => {
             for (index, item) in items.into_iter().enumerate() {
                 let item = item.get().as_bytes();
-                each(decode_one(item).map_err(|refusal| refusal.at(index, item)));
+                each(item, decode_one(item).map_err(|refusal| refusal.at(index, item)));
             }
         }
-        Err(error) => each(Err(Refusal::from(error).at(0, bytes))),
+        Err(error) => each(bytes, Err(Refusal::from(error).at(0, bytes))),
     }
 }
 
 /// Values one after the other: a single report (over any number of lines), or NDJSON.
 /// After a syntax error, reading goes on at the next line.
-fn decode_sequence<'a>(bytes: &'a [u8], mut each: impl FnMut(Result<Report<'a>, Rejection>)) {
+fn decode_sequence<'a>(bytes: &'a [u8], mut each: impl FnMut(&'a [u8], Result<Report<'a>, Rejection>)) {
     let mut rest = bytes;
     let mut index = 0;
     while !rest.is_empty() {
@@ -72,7 +71,7 @@ fn decode_sequence<'a>(bytes: &'a [u8], mut each: impl FnMut(Result<Report<'a>, 
             None => break,
         };
         let item = &rest[..length];
-        each(result.map_err(|refusal| refusal.at(index, item)));
+        each(item, result.map_err(|refusal| refusal.at(index, item)));
         index += 1;
         rest = rest[length..].trim_ascii_start();
     }
@@ -98,20 +97,19 @@ struct Refusal {
 
 impl Refusal {
     fn at(self, index: usize, item: &[u8]) -> Rejection {
-        let mut message = self.message;
-        if self.reason == Reason::Syntax {
+        // A fault inside `labels` or `metrics` comes with its field's name but without its kind.
+        if let Err(error) = serde_json::from_slice::<IgnoredAny>(item) {
             let start = String::from_utf8_lossy(&item[..item.len().min(60)]);
-            message = format!("{message}; it starts with {start:?}");
+            let message = format!("not JSON: {error}; it starts with {start:?}");
+            return Rejection { index, reason: Reason::Syntax, message };
         }
-        Rejection { index, reason: self.reason, message }
+        Rejection { index, reason: self.reason, message: self.message }
     }
 }
 
 impl From<serde_json::Error> for Refusal {
     fn from(error: serde_json::Error) -> Refusal {
-        let reason = if error.is_data() { Reason::Shape } else { Reason::Syntax };
-        let prefix = if error.is_data() { "not a report" } else { "not JSON" };
-        Refusal { reason, message: format!("{prefix}: {error}") }
+        Refusal { reason: Reason::Shape, message: format!("not a report: {error}") }
     }
 }
 
@@ -304,7 +302,7 @@ mod tests {
 
     fn decoded(text: &str) -> Vec<Result<Report<'_>, Rejection>> {
         let mut all = Vec::new();
-        decode(text.as_bytes(), |report| all.push(report));
+        decode(text.as_bytes(), |_, report| all.push(report));
         all
     }
 
@@ -335,7 +333,7 @@ mod tests {
     fn refusals_name_the_thing() {
         let cases = [
             (GOOD.replace("0.021", "NaN"), Reason::Syntax, "not JSON"),
-            (GOOD.replace("0.021", "1e999"), Reason::Syntax, "out of range"),
+            (GOOD.replace("0.021", "1e999"), Reason::Shape, "number out of range"),
             (GOOD.replace("0.021", "null"), Reason::Shape, "\"service.response_time\": invalid type: null"),
             (GOOD.replace("\"stage\":\"inference\",", ""), Reason::Shape, "missing field `stage`"),
             (GOOD.replace("\"metrics\"", "\"metric\""), Reason::Shape, "unknown field `metric`"),

@@ -1,0 +1,178 @@
+//! The outbox drained: events and actions to NATS, events to webhooks; outcomes taken back.
+//!
+//! At least once, with the event's id as idempotency key. A delivery is claimed by moving its
+//! next attempt beyond the longest attempt, so that a crash in between only delays it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rand::RngExt;
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::metrics::Metrics;
+use crate::store::{DeliveryState, Due, Store, StoreError};
+use crate::time::{Span, Timestamp};
+
+pub mod event;
+pub mod outcome;
+pub mod webhook;
+
+/// Attempts under way at once...
+const ATTEMPTS_MAX: usize = 64;
+/// ...and at one destination, so that a slow one does not hold up the others.
+const ATTEMPTS_PER_DESTINATION_MAX: usize = 16;
+/// Longer than any attempt takes.
+const CLAIM: Span = Span::seconds(60);
+/// Deliveries are given up after this long.
+const GIVE_UP_AFTER: Span = Span::seconds(30 * 3_600);
+const PAUSE_MAX: Duration = Duration::from_secs(3_600);
+
+/// Where deliveries of a kind go.
+#[derive(Clone)]
+pub enum Carrier {
+    /// HTTP endpoints.
+    Webhooks(webhook::Sender),
+    /// NATS subjects.
+    Nats(async_nats::Client),
+}
+
+/// Why an attempt failed.
+pub struct Failure {
+    /// For the operator.
+    pub message: String,
+    /// Whether trying again is of no use.
+    pub is_final: bool,
+}
+
+impl Carrier {
+    fn kind(&self) -> &'static str {
+        match self {
+            Carrier::Webhooks(_) => "webhook",
+            Carrier::Nats(_) => "nats",
+        }
+    }
+
+    async fn send(&self, due: &Due) -> Result<(), Failure> {
+        match self {
+            Carrier::Webhooks(sender) => sender.send(due).await,
+            Carrier::Nats(client) => event::send(client, due).await,
+        }
+    }
+}
+
+/// Sends what is due until stopped, then lets the attempts under way end.
+pub async fn run(store: Store, carrier: Carrier, outbox: Arc<Notify>, metrics: Arc<Metrics>, stop: CancellationToken) {
+    let attempts = TaskTracker::new();
+    let permits = Arc::new(Semaphore::new(ATTEMPTS_MAX));
+    let busy = Arc::new(Mutex::new(HashMap::<String, usize>::new()));
+    let lock = |busy: &Mutex<HashMap<String, usize>>, destination: &str, change: isize| {
+        let mut busy = busy.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let count = busy.entry(destination.to_owned()).or_default();
+        *count = count.saturating_add_signed(change);
+        let now = *count;
+        if now == 0 {
+            busy.remove(destination);
+        }
+        now
+    };
+    while !stop.is_cancelled() {
+        let free = permits.available_permits();
+        let due = match claim(&store, carrier.kind(), free).await {
+            Ok(due) => due,
+            Err(error) => {
+                tracing::error!(%error, "cannot read the outbox; trying again");
+                Vec::new()
+            }
+        };
+        let more = free > 0 && due.len() == free;
+        for due in due {
+            if lock(&busy, &due.destination, 0) >= ATTEMPTS_PER_DESTINATION_MAX {
+                let later = Timestamp::now() + Span::from_micros(500_000);
+                let _ = store.postpone(std::slice::from_ref(&due.id), later).await;
+                continue;
+            }
+            lock(&busy, &due.destination, 1);
+            let Ok(permit) = permits.clone().acquire_owned().await else { return };
+            let (store, carrier, metrics, busy) = (store.clone(), carrier.clone(), metrics.clone(), busy.clone());
+            attempts.spawn(async move {
+                let result = carrier.send(&due).await;
+                note(&store, &metrics, &due, result).await;
+                lock(&busy, &due.destination, -1);
+                drop(permit);
+            });
+        }
+        if !more {
+            let wait = tokio::time::timeout(Duration::from_millis(200), outbox.notified());
+            let _ = stop.run_until_cancelled(wait).await;
+        } else if permits.available_permits() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    attempts.close();
+    attempts.wait().await;
+}
+
+async fn claim(store: &Store, kind: &str, limit: usize) -> Result<Vec<Due>, StoreError> {
+    if limit == 0 {
+        return Ok(Vec::new());
+    }
+    let now = Timestamp::now();
+    let due = store.due(kind, now, limit as i64).await?;
+    let ids: Vec<String> = due.iter().map(|due| due.id.clone()).collect();
+    store.postpone(&ids, now + CLAIM).await?;
+    Ok(due)
+}
+
+async fn note(store: &Store, metrics: &Metrics, due: &Due, result: Result<(), Failure>) {
+    let now = Timestamp::now();
+    let (state, error) = match result {
+        Ok(()) => (DeliveryState::Sent, None),
+        Err(failure) if failure.is_final || now.since(due.created_at) > GIVE_UP_AFTER => {
+            (DeliveryState::Dead, Some(failure.message))
+        }
+        Err(failure) => (DeliveryState::Pending, Some(failure.message)),
+    };
+    let outcome = match state {
+        DeliveryState::Sent => "sent",
+        DeliveryState::Pending => "failed",
+        DeliveryState::Dead => "dead",
+    };
+    metrics.delivery(&due.kind, outcome);
+    if let Some(error) = &error {
+        tracing::warn!(destination = due.destination, attempt = due.attempts + 1, "delivery {outcome}: {error}");
+    }
+    let next = now + Span::from_micros(pause(due.attempts).as_micros() as i64);
+    if let Err(error) = store.attempted(&due.id, state, next, error).await {
+        // The claim runs out and the delivery is tried again: twice at the receiver, under one id.
+        tracing::error!(%error, "cannot note the end of a delivery");
+    }
+}
+
+/// The time before the next attempt: 1 s, doubling to an hour, give or take a fifth.
+fn pause(attempts: i64) -> Duration {
+    let seconds = 2f64.powi(attempts.clamp(0, 30) as i32);
+    let seconds = seconds.min(PAUSE_MAX.as_secs_f64()) * rand::rng().random_range(0.8..1.2);
+    Duration::from_secs_f64(seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_go_on_for_a_day() {
+        let mut total = Duration::ZERO;
+        let mut attempts = 0;
+        while total < GIVE_UP_AFTER.to_std() {
+            total += pause(attempts);
+            attempts += 1;
+        }
+        assert!(total >= Duration::from_secs(24 * 3_600));
+        assert!((25..60).contains(&attempts), "{attempts} attempts");
+        let first: Duration = (0..4).map(pause).sum();
+        assert!(first < Duration::from_secs(20), "the first attempts come soon: {first:?}");
+    }
+}

@@ -1,0 +1,273 @@
+//! Why is there this violation?
+
+use std::fmt::Write;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+use utoipa::ToSchema;
+
+use super::ExplainError;
+use crate::contract::{Condition, Scalar};
+use crate::engine::{Contributor, Counterfactual, Evidence, Window, short, short_value};
+use crate::store::{ActionQuery, ActionRecord, DeliveryRecord, Store, TransitionRecord, ViolationRecord};
+use crate::time::Timestamp;
+
+/// The answer to `why`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Why {
+    /// `why`.
+    pub question: String,
+    /// The answer in one sentence.
+    pub sentence: String,
+    /// What would have met the promise, in one sentence.
+    pub how_it_could_have_been_met: Option<String>,
+    /// The violation.
+    pub violation: ViolationRecord,
+    /// What was promised.
+    pub promise: Promise,
+    /// What was found when it opened.
+    pub found: Found,
+    /// What would have met the promise.
+    #[schema(value_type = Option<Object>)]
+    pub counterfactual: Option<Counterfactual>,
+    /// Who brought it about, the greatest part first: instances, or the inputs of a rule.
+    #[schema(value_type = Vec<Object>)]
+    pub contributors: Vec<Contributor>,
+    /// How it went on.
+    pub transitions: Vec<TransitionRecord>,
+    /// What was done about it, and what came of that.
+    pub actions: Vec<ActionRecord>,
+    /// Who was told.
+    pub deliveries: Vec<DeliveryRecord>,
+}
+
+/// What was promised.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Promise {
+    /// The contract...
+    pub contract: String,
+    /// ...in which version.
+    pub version: String,
+    /// The objective.
+    pub objective: String,
+    /// What is measured.
+    pub indicator: String,
+    /// What was promised of it; none for rules.
+    #[schema(value_type = Option<Object>)]
+    pub target: Option<Condition>,
+    /// The party that answers for it.
+    pub responsible: Option<String>,
+}
+
+/// What was found.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Found {
+    /// The value.
+    #[schema(value_type = Option<f64>)]
+    pub value: Option<Scalar>,
+    /// The window it was found in.
+    #[schema(value_type = Object)]
+    pub window: Window,
+    /// Observations in the window.
+    pub samples: u64,
+    /// How far the value is from the target, in the attribute's unit.
+    pub off_by: Option<f64>,
+    /// The same as a share of the target.
+    pub off_by_share: Option<f64>,
+    /// The window end of the first breach.
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+    /// The engine's own words.
+    pub message: String,
+}
+
+/// What of a stored transition the answer needs.
+#[derive(Deserialize)]
+struct Detail {
+    since: Timestamp,
+    value: Option<Scalar>,
+    samples: u64,
+    target: Option<Condition>,
+    message: String,
+    evidence: Option<Evidence>,
+}
+
+/// Actions and deliveries that an answer lists at most.
+const LISTED_MAX: u32 = 100;
+
+pub(super) async fn answer(store: &Store, id: &str) -> Result<Why, ExplainError> {
+    let missing = || ExplainError::NotFound(id.to_owned());
+    let violation = store.violation(id).await?.ok_or_else(missing)?;
+    let transitions = store.transitions(id).await?;
+    let opening = transitions.iter().find(|transition| transition.state == "open").ok_or_else(missing)?;
+    let detail: Detail = serde_json::from_value(opening.detail.clone())
+        .map_err(|error| crate::store::StoreError::Unreadable { table: "transitions", error })?;
+    let evidence = detail.evidence.ok_or_else(missing)?;
+    let wanted = ActionQuery { violation: Some(id.to_owned()), limit: LISTED_MAX, ..ActionQuery::default() };
+    let actions = store.actions(&wanted).await?.items;
+    let deliveries = store.deliveries(Some(id), None, None, LISTED_MAX).await?.items;
+    let (off_by, off_by_share) = distance(detail.value.as_ref(), detail.target.as_ref());
+    let promise = Promise {
+        contract: violation.contract.clone(),
+        version: violation.version.clone(),
+        objective: violation.objective.clone(),
+        indicator: evidence.indicator,
+        target: detail.target,
+        responsible: violation.responsible.clone(),
+    };
+    let found = Found {
+        value: detail.value,
+        window: evidence.window,
+        samples: detail.samples,
+        off_by,
+        off_by_share,
+        since: detail.since,
+        message: detail.message,
+    };
+    Ok(Why {
+        question: "why".to_owned(),
+        sentence: sentence(&violation, &promise, &found, &evidence.contributors, &actions),
+        how_it_could_have_been_met: evidence.counterfactual.as_ref().and_then(|c| could_have(c, &found)),
+        violation,
+        promise,
+        found,
+        counterfactual: evidence.counterfactual,
+        contributors: evidence.contributors,
+        transitions,
+        actions,
+        deliveries,
+    })
+}
+
+/// How far a value is from the nearest bound, and that as a share of the bound.
+fn distance(value: Option<&Scalar>, target: Option<&Condition>) -> (Option<f64>, Option<f64>) {
+    let (Some(value), Some(target)) = (value.and_then(|value| value.0.as_number()), target) else { return (None, None) };
+    let (low, high) = target.bounds();
+    let bound = if value > high { high } else { low };
+    if !bound.is_finite() {
+        return (None, None);
+    }
+    let off = (value - bound).abs();
+    (Some(off), (bound != 0.0).then(|| off / bound.abs()))
+}
+
+fn sentence(
+    violation: &ViolationRecord,
+    promise: &Promise,
+    found: &Found,
+    contributors: &[Contributor],
+    actions: &[ActionRecord],
+) -> String {
+    let mut text = format!("{}/{} was broken", promise.contract, promise.objective);
+    let series = labels(&violation.series);
+    if !series.is_empty() {
+        let _ = write!(text, " for {series}");
+    }
+    match (&found.value, &promise.target) {
+        (Some(value), Some(target)) => {
+            let _ = write!(text, ": {} was {}, promised is {target}", promise.indicator, short_value(value));
+        }
+        _ => {
+            let _ = write!(text, ": {}", found.message);
+        }
+    }
+    if let Some(share) = found.off_by_share {
+        let _ = write!(text, ", off by {} %", short(share * 100.0));
+    }
+    let _ = write!(text, " ({} observations", found.samples);
+    if found.window.start < found.window.end {
+        let _ = write!(text, " from {} to {}", found.window.start, found.window.end);
+    }
+    let _ = write!(text, "), breached since {}", found.since);
+    let bad: u64 = contributors.iter().filter_map(|contributor| contributor.bad).sum();
+    if let Some(first) = contributors.first()
+        && let Some(its) = first.bad.filter(|its| *its > 0)
+    {
+        let _ = write!(text, "; {its} of {bad} bad observations came from {}", first.source);
+    }
+    match violation.resolved_at {
+        Some(at) => {
+            let _ = write!(text, "; it resolved at {at}");
+        }
+        None => text.push_str("; it is still open"),
+    }
+    match actions.iter().find(|action| action.state != "suppressed") {
+        Some(action) => {
+            let _ = write!(text, "; action {} is {}", action.kind, action.state.replace('_', " "));
+        }
+        None if !actions.is_empty() => text.push_str("; its actions were held back"),
+        None => {}
+    }
+    text.push('.');
+    text
+}
+
+fn could_have(counterfactual: &Counterfactual, found: &Found) -> Option<String> {
+    if let (Some(bad), Some(allowed)) = (counterfactual.bad, counterfactual.bad_allowed) {
+        let fewer = bad.saturating_sub(allowed);
+        return Some(format!(
+            "{fewer} fewer bad observations would have met the promise: {bad} of {} were bad, {allowed} may be.",
+            found.samples
+        ));
+    }
+    counterfactual.value.map(|value| format!("A value of {} would have met the promise.", short(value)))
+}
+
+fn labels(series: &Json) -> String {
+    let pairs = series.as_object().into_iter().flatten();
+    pairs.map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default())).collect::<Vec<_>>().join(", ")
+}
+
+impl Why {
+    /// For a terminal.
+    pub fn text(&self) -> String {
+        self.lines("", "  ", |title| format!("\n{title}\n"))
+    }
+
+    /// For a ticket.
+    pub fn markdown(&self) -> String {
+        format!("## Violation {}\n\n{}", self.violation.id, self.lines("\n", "- ", |title| format!("\n### {title}\n\n")))
+    }
+
+    fn lines(&self, gap: &str, item: &str, heading: impl Fn(&str) -> String) -> String {
+        let mut text = format!("{}\n", self.sentence);
+        if let Some(how) = &self.how_it_could_have_been_met {
+            let _ = writeln!(text, "{gap}{how}");
+        }
+        if !self.contributors.is_empty() {
+            text.push_str(&heading("Who contributed"));
+            for part in &self.contributors {
+                let value = part.value.map(|value| format!(", value {}", short(value))).unwrap_or_default();
+                let bad = part.bad.map(|bad| format!("{bad} bad of ")).unwrap_or_default();
+                let _ = writeln!(text, "{item}{}: {bad}{} observations{value}", part.source, part.samples);
+            }
+        }
+        text.push_str(&heading("What happened"));
+        for transition in &self.transitions {
+            let message = transition.detail.get("message").and_then(Json::as_str).unwrap_or_default();
+            let _ = writeln!(text, "{item}{} {}: {message}", transition.at, transition.state);
+        }
+        if let (Some(at), Some(by)) = (&self.violation.acknowledged_at, &self.violation.acknowledged_by) {
+            let _ = writeln!(text, "{item}{at} acknowledged by {by}");
+        }
+        if !self.actions.is_empty() {
+            text.push_str(&heading("What was done"));
+            for action in &self.actions {
+                let reason = action.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+                let _ = writeln!(text, "{item}{} {} {}: {}{reason}", action.at, action.kind, action.params, action.state);
+                for outcome in &action.outcomes {
+                    let message = outcome.message.as_ref().map(|message| format!(": {message}")).unwrap_or_default();
+                    let _ = writeln!(text, "{item}{} {} {}{message}", outcome.at, action.kind, outcome.state);
+                }
+            }
+        }
+        if !self.deliveries.is_empty() {
+            text.push_str(&heading("Who was told"));
+            for delivery in &self.deliveries {
+                let error = delivery.error.as_ref().map(|error| format!(" ({error})")).unwrap_or_default();
+                let _ = writeln!(text, "{item}{}: {}{error}", delivery.destination, delivery.state);
+            }
+        }
+        text
+    }
+}

@@ -1,0 +1,103 @@
+//! `/v1/actions`.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, Query, State};
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+
+use super::page::{List, PageQuery};
+use super::{App, Problem};
+use crate::dispatch::outcome::{self, OutcomeError};
+use crate::store::{ActionQuery, ActionRecord, Outcome};
+
+/// Which actions.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Wanted {
+    contract: Option<String>,
+    /// Caused by this violation
+    violation: Option<String>,
+    /// requested, awaiting_approval, suppressed, accepted, running, succeeded or failed
+    state: Option<String>,
+}
+
+/// Who approves an action.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Approval {
+    by: String,
+}
+
+/// Actions, newest first
+#[utoipa::path(
+    get, path = "/v1/actions", tag = "actions", params(Wanted, PageQuery),
+    responses((status = 200, body = List<ActionRecord>))
+)]
+pub(super) async fn list(
+    State(app): State<App>,
+    Query(wanted): Query<Wanted>,
+    Query(page): Query<PageQuery>,
+) -> Result<Json<List<ActionRecord>>, Problem> {
+    let query = ActionQuery {
+        contract: wanted.contract,
+        violation: wanted.violation,
+        state: wanted.state,
+        cursor: page.cursor()?,
+        limit: page.limit()?,
+    };
+    Ok(Json(app.store.actions(&query).await?.into()))
+}
+
+/// An action and its outcomes
+#[utoipa::path(
+    get, path = "/v1/actions/{id}", tag = "actions", params(("id" = String, Path)),
+    responses((status = 200, body = ActionRecord), (status = 404, body = Problem))
+)]
+pub(super) async fn get(State(app): State<App>, Path(id): Path<String>) -> Result<Json<ActionRecord>, Problem> {
+    found(app.store.action(&id).await?, &id).map(Json)
+}
+
+/// Let an action leave that awaits approval
+#[utoipa::path(
+    post, path = "/v1/actions/{id}/approve", tag = "actions", params(("id" = String, Path)),
+    request_body = Approval,
+    responses((status = 200, body = ActionRecord), (status = 404, body = Problem), (status = 409, body = Problem))
+)]
+pub(super) async fn approve(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    super::Body(approval): super::Body<Approval>,
+) -> Result<Json<ActionRecord>, Problem> {
+    let before = found(app.store.action(&id).await?, &id)?;
+    if before.state != "awaiting_approval" {
+        let detail = format!("the action is {} and awaits no approval", before.state);
+        return Err(Problem::new(409, "conflict", detail));
+    }
+    let action = found(app.store.approve(&id, &approval.by, app.inlet.is_nats()).await?, &id)?;
+    app.outbox.notify_one();
+    Ok(Json(action))
+}
+
+/// Answer what became of an action
+#[utoipa::path(
+    post, path = "/v1/actions/{id}/outcome", tag = "actions", params(("id" = String, Path)),
+    request_body = Outcome,
+    responses((status = 200, body = ActionRecord), (status = 404, body = Problem), (status = 422, body = Problem))
+)]
+pub(super) async fn outcome(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Result<Json<ActionRecord>, Problem> {
+    outcome::record(&app.store, &id, &body).await.map_err(|error| match error {
+        OutcomeError::Shape(_) => Problem::new(422, "not an outcome", error.to_string()),
+        OutcomeError::Unknown(_) => Problem::not_found(error.to_string()),
+        OutcomeError::Store(error) => error.into(),
+    })?;
+    found(app.store.action(&id).await?, &id).map(Json)
+}
+
+fn found(action: Option<ActionRecord>, id: &str) -> Result<ActionRecord, Problem> {
+    action.ok_or_else(|| Problem::not_found(format!("there is no action {id}")))
+}

@@ -1,0 +1,45 @@
+//! `/v1/deliveries`: the outbox for operators.
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::page::{List, PageQuery};
+use super::{App, Problem};
+use crate::store::DeliveryRecord;
+
+/// Which deliveries.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Wanted {
+    /// Of this violation
+    violation: Option<String>,
+    /// pending, sent or dead
+    state: Option<String>,
+}
+
+/// Deliveries, newest first
+#[utoipa::path(
+    get, path = "/v1/deliveries", tag = "deliveries", params(Wanted, PageQuery),
+    responses((status = 200, body = List<DeliveryRecord>))
+)]
+pub(super) async fn list(
+    State(app): State<App>,
+    Query(wanted): Query<Wanted>,
+    Query(page): Query<PageQuery>,
+) -> Result<Json<List<DeliveryRecord>>, Problem> {
+    let (violation, state) = (wanted.violation.as_deref(), wanted.state.as_deref());
+    Ok(Json(app.store.deliveries(violation, state, page.cursor()?.as_ref(), page.limit()?).await?.into()))
+}
+
+/// Try a dead delivery again, with the same id and body
+#[utoipa::path(
+    post, path = "/v1/deliveries/{id}/replay", tag = "deliveries", params(("id" = String, Path)),
+    responses((status = 200, body = DeliveryRecord), (status = 404, body = Problem))
+)]
+pub(super) async fn replay(State(app): State<App>, Path(id): Path<String>) -> Result<Json<DeliveryRecord>, Problem> {
+    let delivery = app.store.replay_delivery(&id).await?;
+    app.outbox.notify_one();
+    delivery.ok_or_else(|| Problem::not_found(format!("there is no delivery {id}"))).map(Json)
+}

@@ -1,0 +1,178 @@
+//! From bytes to judgements: a source hands messages to shards, each shard owns an engine, a
+//! writer commits what follows.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::engine::Program;
+use crate::metrics::Metrics;
+use crate::report::{Reason, Rejection, Report};
+use crate::store::{Commit, Store};
+use crate::time::{Span, Timestamp};
+
+pub mod journal;
+pub mod nats;
+mod shard;
+
+pub use shard::{Shard, ShardSettings};
+
+/// Batches that wait for a shard, at most; then the source waits.
+const BATCHES_MAX: usize = 32;
+/// Commits that wait for the writer, at most; then shards wait.
+const COMMITS_MAX: usize = 64;
+/// Bytes of a refused report that are passed on.
+const REJECTED_BYTES_MAX: usize = 64 << 10;
+/// Event times further ahead of the clock than this are refused.
+const AHEAD_MAX: Span = Span::seconds(300);
+
+/// One message of a source: one or more reports.
+pub struct Message {
+    /// Its place in the source; grows.
+    pub position: i64,
+    /// Tenant and application by its subject; reports must agree.
+    pub address: Option<(Box<str>, Box<str>)>,
+    /// Reports.
+    pub body: axum::body::Bytes,
+}
+
+/// What a shard is told, in order.
+pub enum ShardInput {
+    /// Messages for it, and the position up to which there are no others for it.
+    Batch(Vec<Message>, i64),
+    /// Time goes on. `caught_up`: the source has nothing pending.
+    Tick {
+        /// The wall clock.
+        now: Timestamp,
+        /// Whether silence means that nothing was sent.
+        caught_up: bool,
+    },
+    /// A contract comes into force.
+    Set(Arc<Program>),
+    /// A contract is withdrawn.
+    Remove(String),
+    /// Save everything and end.
+    Stop,
+}
+
+/// A report that was refused, for `qoa.rejected`.
+pub struct RejectedReport {
+    /// Where it came from.
+    pub position: i64,
+    /// Position within its message.
+    pub index: usize,
+    /// A word.
+    pub reason: Reason,
+    /// A sentence.
+    pub message: String,
+    /// The message's bytes, cut at 64 KiB.
+    pub original: String,
+}
+
+/// The way to the shards.
+#[derive(Clone)]
+pub struct Shards {
+    inputs: Arc<[mpsc::Sender<ShardInput>]>,
+    caught_up: Arc<AtomicBool>,
+}
+
+/// Which shard an application belongs to.
+pub fn shard_of(tenant: &str, application: &str, shards: usize) -> usize {
+    (xxh3_64(format!("{tenant}\0{application}").as_bytes()) % shards as u64) as usize
+}
+
+impl Shards {
+    /// Channels to a number of shards, and their other ends.
+    pub fn new(shards: usize) -> (Shards, Vec<mpsc::Receiver<ShardInput>>) {
+        let (inputs, outputs): (Vec<_>, Vec<_>) = (0..shards).map(|_| mpsc::channel(BATCHES_MAX)).unzip();
+        (Shards { inputs: inputs.into(), caught_up: Arc::default() }, outputs)
+    }
+
+    /// Hands messages to their shards, and tells all how far the source was read.
+    async fn forward(&self, messages: Vec<Message>, upto: i64) {
+        let mut parts: Vec<Vec<Message>> = self.inputs.iter().map(|_| Vec::new()).collect();
+        for message in messages {
+            let shard = message.address.as_ref().map_or(0, |(tenant, name)| shard_of(tenant, name, parts.len()));
+            parts[shard].push(message);
+        }
+        for (input, part) in self.inputs.iter().zip(parts) {
+            let _ = input.send(ShardInput::Batch(part, upto)).await;
+        }
+    }
+
+    fn set_caught_up(&self, caught_up: bool) {
+        self.caught_up.store(caught_up, Ordering::Release);
+    }
+
+    /// Puts a contract into force.
+    pub async fn set_contract(&self, program: &Arc<Program>) {
+        for input in self.inputs.iter() {
+            let _ = input.send(ShardInput::Set(program.clone())).await;
+        }
+    }
+
+    /// Withdraws a contract.
+    pub async fn remove_contract(&self, name: &str) {
+        for input in self.inputs.iter() {
+            let _ = input.send(ShardInput::Remove(name.to_owned())).await;
+        }
+    }
+
+    /// Lets time go on for all shards until stopped, then tells them to end.
+    pub async fn tick(self, stop: CancellationToken) {
+        let mut interval = tokio::time::interval(Duration::from_millis(200));
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(interval.tick()).await.is_some() {
+            for input in self.inputs.iter() {
+                let tick = ShardInput::Tick { now: Timestamp::now(), caught_up: self.caught_up.load(Ordering::Acquire) };
+                // A shard with a full channel has work to do and no need to be told the time.
+                let _ = input.try_send(tick);
+            }
+        }
+        for input in self.inputs.iter() {
+            let _ = input.send(ShardInput::Stop).await;
+        }
+    }
+}
+
+/// The channel to the writer.
+pub fn commits() -> (mpsc::Sender<Commit>, mpsc::Receiver<Commit>) {
+    mpsc::channel(COMMITS_MAX)
+}
+
+/// Writes commits until all shards have ended. A database that fails is tried again for as
+/// long as it takes: the shards wait meanwhile, and the source keeps what comes.
+pub async fn write(store: Store, mut commits: mpsc::Receiver<Commit>, outbox: Arc<Notify>, metrics: Arc<Metrics>) {
+    let mut waiting = Vec::new();
+    while commits.recv_many(&mut waiting, COMMITS_MAX).await > 0 {
+        let mut pause = Duration::from_millis(50);
+        while let Err(error) = store.commit(&waiting).await {
+            metrics.commit_failures.inc();
+            tracing::error!(%error, "cannot write to the database; trying again in {pause:?}");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(5));
+        }
+        if waiting.iter().any(|commit| !commit.transitions.is_empty() || !commit.actions.is_empty()) {
+            outbox.notify_one();
+        }
+        waiting.clear();
+    }
+}
+
+/// Refuses a report whose event time is too far ahead of the clock.
+pub fn check_time(report: &Report<'_>, index: usize, now: Timestamp) -> Result<(), Rejection> {
+    let ahead = report.time.since(now);
+    if ahead <= AHEAD_MAX {
+        return Ok(());
+    }
+    let message = format!("time {} is {ahead} ahead of the clock; the limit is {AHEAD_MAX}", report.time);
+    Err(Rejection { index, reason: Reason::Future, message })
+}
+
+fn excerpt(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(&bytes[..bytes.len().min(REJECTED_BYTES_MAX)]).into_owned()
+}

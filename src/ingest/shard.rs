@@ -1,0 +1,272 @@
+//! A shard: one thread that owns the engine of its applications.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use super::{Message, RejectedReport, ShardInput, check_time, excerpt, shard_of};
+use crate::contract::Webhook;
+use crate::engine::{Engine, Output, Outputs, Program};
+use crate::metrics::{Metrics, ShardLabel};
+use crate::report::{self, Reason, Rejection, Report};
+use crate::store::{Checkpoint, Commit};
+use crate::time::Timestamp;
+
+/// State is saved this often while reports come.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+
+/// What a shard is told at its start.
+pub struct ShardSettings {
+    /// Which shard...
+    pub number: usize,
+    /// ...of how many.
+    pub shards: usize,
+    /// Name of the source.
+    pub source: String,
+    /// The last message that its state holds.
+    pub position: i64,
+    /// The last message that each application has taken in.
+    pub positions: BTreeMap<(String, String), i64>,
+    /// Whether events and actions leave by NATS.
+    pub nats: bool,
+}
+
+/// One thread's part of the service.
+pub struct Shard {
+    settings: ShardSettings,
+    engine: Engine,
+    out: Outputs,
+    commits: mpsc::Sender<Commit>,
+    rejected: mpsc::Sender<RejectedReport>,
+    metrics: Arc<Metrics>,
+    webhooks: HashMap<String, Vec<Webhook>>,
+    /// For each application, its clock when it last changed, and the wall clock then.
+    anchors: HashMap<(Arc<str>, Arc<str>), (Timestamp, Timestamp)>,
+    saved: Instant,
+    unsaved: bool,
+    /// Messages behind this one are new to every application.
+    read_before: i64,
+}
+
+impl Shard {
+    /// A shard with a restored engine.
+    pub fn new(
+        settings: ShardSettings,
+        engine: Engine,
+        commits: mpsc::Sender<Commit>,
+        rejected: mpsc::Sender<RejectedReport>,
+        metrics: Arc<Metrics>,
+    ) -> Shard {
+        let out = Outputs { keep_evaluations: false, stopwatch, ..Outputs::default() };
+        let webhooks = engine.programs().map(|program| (program.name().to_owned(), webhooks_of(program))).collect();
+        let read_before = settings.positions.values().copied().max().unwrap_or(0);
+        Shard {
+            read_before,
+            settings,
+            engine,
+            out,
+            commits,
+            rejected,
+            metrics,
+            webhooks,
+            anchors: HashMap::new(),
+            saved: Instant::now(),
+            unsaved: false,
+        }
+    }
+
+    /// Works until told to stop, and saves at the end. Blocks: give it a thread.
+    pub fn run(mut self, mut inputs: mpsc::Receiver<ShardInput>) {
+        while let Some(input) = inputs.blocking_recv() {
+            match input {
+                ShardInput::Batch(messages, upto) => self.take_in(messages, upto),
+                ShardInput::Tick { now, caught_up } => self.tick(now, caught_up),
+                ShardInput::Set(program) => self.set(program),
+                ShardInput::Remove(name) => {
+                    self.engine.remove_contract(&name, &mut self.out);
+                    self.save();
+                    self.webhooks.remove(&name);
+                }
+                ShardInput::Stop => break,
+            }
+        }
+        self.save();
+    }
+
+    fn take_in(&mut self, messages: Vec<Message>, upto: i64) {
+        let now = Timestamp::now();
+        for message in messages {
+            if !self.is_new(&message) {
+                continue;
+            }
+            let (engine, out) = (&mut self.engine, &mut self.out);
+            let mut refused = Vec::new();
+            let mut index = 0;
+            report::decode(&message.body, |_, decoded| {
+                match decoded.and_then(|report| admit(report, index, message.address.as_ref(), now)) {
+                    Ok(report) => engine.observe(&report, out),
+                    Err(rejection) => refused.push(rejection),
+                }
+                index += 1;
+            });
+            for rejection in refused {
+                self.refuse(&message, rejection);
+            }
+        }
+        if upto > self.settings.position {
+            self.settings.position = upto;
+            self.unsaved = true;
+        }
+        self.send_outputs(false);
+        self.save_in_time();
+    }
+
+    /// Whether its application has not taken in the message yet.
+    fn is_new(&mut self, message: &Message) -> bool {
+        if message.position > self.read_before {
+            return true;
+        }
+        let Some((tenant, application)) = &message.address else { return true };
+        let key = (tenant.to_string(), application.to_string());
+        self.settings.positions.get(&key).is_none_or(|position| message.position > *position)
+    }
+
+    fn refuse(&mut self, message: &Message, rejection: Rejection) {
+        self.metrics.rejected(rejection.reason);
+        tracing::debug!(position = message.position, reason = rejection.reason.as_str(), "{rejection}");
+        let report = RejectedReport {
+            position: message.position,
+            index: rejection.index,
+            reason: rejection.reason,
+            message: rejection.message,
+            original: excerpt(&message.body),
+        };
+        if self.rejected.try_send(report).is_err() {
+            self.metrics.rejected_unpublished();
+        }
+    }
+
+    fn tick(&mut self, now: Timestamp, caught_up: bool) {
+        if caught_up {
+            self.go_on_by_the_wall_clock(now);
+        }
+        self.save_in_time();
+    }
+
+    /// Silent applications: event time goes on from where it was as the wall clock does. What
+    /// is judged then is saved at once with the clock it was judged by, because reading the
+    /// stream again would not bring it about again.
+    fn go_on_by_the_wall_clock(&mut self, now: Timestamp) {
+        let mut judged = false;
+        for (tenant, application) in self.engine.names() {
+            let Some((clock, due)) = self.engine.due(&tenant, &application) else { continue };
+            let anchor = self.anchors.entry((tenant.clone(), application.clone())).or_insert((clock, now));
+            if anchor.0 != clock {
+                *anchor = (clock, now);
+            }
+            let event_time = anchor.0 + now.since(anchor.1);
+            if due.is_some_and(|due| due <= event_time) {
+                self.engine.advance(&tenant, &application, event_time, &mut self.out);
+                *anchor = (event_time, now);
+                judged = true;
+            }
+        }
+        if judged {
+            self.save();
+        }
+    }
+
+    fn set(&mut self, program: Arc<Program>) {
+        let scope = &program.contract.spec.scope;
+        if shard_of(&scope.tenant, &scope.application, self.settings.shards) == self.settings.number {
+            let new = webhooks_of(&program);
+            let name = program.name().to_owned();
+            self.engine.set_contract(program, &mut self.out);
+            // Withdrawn violations are told to those who heard of them.
+            self.save();
+            self.webhooks.insert(name, new);
+        } else {
+            self.engine.remove_contract(program.name(), &mut self.out);
+            self.save();
+            self.webhooks.remove(program.name());
+        }
+    }
+
+    fn save_in_time(&mut self) {
+        if self.unsaved && self.saved.elapsed() >= CHECKPOINT_EVERY {
+            self.save();
+        }
+    }
+
+    fn save(&mut self) {
+        self.send_outputs(true);
+        self.saved = Instant::now();
+        self.unsaved = false;
+        let label = ShardLabel { shard: self.settings.number as u64 };
+        self.metrics.series.get_or_create(&label).set(self.engine.series() as i64);
+    }
+
+    /// Hands over what came out; with a checkpoint, the engine's state too.
+    fn send_outputs(&mut self, checkpoint: bool) {
+        self.metrics.count(&std::mem::take(&mut self.out.counts));
+        if self.out.list.is_empty() && !checkpoint {
+            return;
+        }
+        let mut commit = Commit { nats: self.settings.nats, now: Timestamp::now(), ..Commit::default() };
+        for output in self.out.list.drain(..) {
+            match output {
+                Output::Evaluation(_) => {}
+                Output::Transition(transition) => {
+                    let webhooks = self.webhooks.get(&transition.contract).cloned().unwrap_or_default();
+                    commit.transitions.push((*transition, webhooks));
+                }
+                Output::Action(action) => commit.actions.push(*action),
+            }
+        }
+        if checkpoint {
+            commit.checkpoint = Some(Checkpoint {
+                source: self.settings.source.clone(),
+                shard: self.settings.number as i64,
+                shards: self.settings.shards as i64,
+                position: self.settings.position,
+                snapshot: self.engine.snapshot(),
+            });
+        }
+        // The writer ends only after all shards.
+        let _ = self.commits.blocking_send(commit);
+    }
+}
+
+fn webhooks_of(program: &Program) -> Vec<Webhook> {
+    program.contract.spec.notify.iter().map(|notify| notify.webhook.clone()).collect()
+}
+
+fn stopwatch() -> Duration {
+    static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
+    START.elapsed()
+}
+
+/// Refuses what a service must not take: wrong addresses and times ahead of the clock.
+fn admit<'a>(
+    report: Report<'a>,
+    index: usize,
+    address: Option<&(Box<str>, Box<str>)>,
+    now: Timestamp,
+) -> Result<Report<'a>, Rejection> {
+    let refuse = |reason, message| Err(Rejection { index, reason, message });
+    match address {
+        None => return refuse(Reason::Subject, "reports come on qoa.reports.<tenant>.<application>.<stage>".to_owned()),
+        Some((tenant, application)) if **tenant != *report.tenant || **application != *report.application => {
+            let message = format!(
+                "tenant {} and application {} differ from {tenant} and {application} of its subject",
+                report.tenant, report.application
+            );
+            return refuse(Reason::Subject, message);
+        }
+        Some(_) => {}
+    }
+    check_time(&report, index, now)?;
+    Ok(report)
+}

@@ -1,0 +1,150 @@
+//! Reading the engine's state back.
+
+use std::collections::BTreeMap;
+
+use sqlx::Row;
+
+use super::{Arg, Result, Store, number, query, text, time};
+use crate::engine::{ApplicationRow, Engine, IdRow, PaneRow, SeriesRow};
+use crate::store::StoreError;
+use crate::time::Timestamp;
+
+/// Where to go on in a source.
+#[derive(Debug, Default, Clone)]
+pub struct Restored {
+    /// The last message that all applications have taken in.
+    pub position: i64,
+    /// For each (tenant, application), the last message that it has taken in.
+    pub applications: BTreeMap<(String, String), i64>,
+}
+
+impl Store {
+    /// Up to where a source has been read.
+    pub async fn positions(&self, source: &str) -> Result<Restored> {
+        let sql = "SELECT position, shards FROM positions WHERE source = $1";
+        let rows = query(sql, [source.into()]).fetch_all(&self.read).await?;
+        let positions = rows.iter().map(|row| number(row, "position")).collect::<Result<Vec<i64>>>()?;
+        let complete = rows.first().map(|row| number(row, "shards")).transpose()?;
+        // With a shard missing, nothing is known of its messages.
+        let position = match complete {
+            Some(shards) if positions.len() as i64 >= shards => positions.iter().min().copied().unwrap_or(0),
+            _ => 0,
+        };
+        let sql = "SELECT tenant, application, position FROM applications WHERE source = $1";
+        let mut applications = BTreeMap::new();
+        for row in query(sql, [source.into()]).fetch_all(&self.read).await? {
+            applications.insert((text(&row, "tenant")?, text(&row, "application")?), number(&row, "position")?);
+        }
+        Ok(Restored { position, applications })
+    }
+
+    /// Forgets positions of shards beyond the number there are now.
+    pub async fn trim_positions(&self, source: &str, shards: i64) -> Result<()> {
+        let sql = "DELETE FROM positions WHERE source = $1 AND shard >= $2";
+        query(sql, [source.into(), shards.into()]).execute(&self.write).await?;
+        Ok(())
+    }
+
+    /// Gives each engine the state of the applications that are its own. Contracts must be set.
+    pub async fn restore(&self, engines: &mut [Engine], shard_of: impl Fn(&str, &str) -> usize) -> Result<()> {
+        let unreadable = |table| move |error| StoreError::Unreadable { table, error };
+        for row in query("SELECT tenant, application, state FROM applications", []).fetch_all(&self.read).await? {
+            let row = ApplicationRow {
+                tenant: text(&row, "tenant")?,
+                application: text(&row, "application")?,
+                state: text(&row, "state")?,
+            };
+            let engine = &mut engines[shard_of(&row.tenant, &row.application)];
+            engine.restore_application(&row).map_err(unreadable("applications"))?;
+        }
+        let sql = "SELECT tenant, application, contract, objective, input, series, labels, state FROM series";
+        for row in query(sql, []).fetch_all(&self.read).await? {
+            let row = SeriesRow {
+                tenant: text(&row, "tenant")?,
+                application: text(&row, "application")?,
+                contract: text(&row, "contract")?,
+                objective: text(&row, "objective")?,
+                input: text(&row, "input")?,
+                key: text(&row, "series")?,
+                labels: text(&row, "labels")?,
+                state: text(&row, "state")?,
+            };
+            let engine = &mut engines[shard_of(&row.tenant, &row.application)];
+            engine.restore_series(&row).map_err(unreadable("series"))?;
+        }
+        for engine in engines.iter_mut() {
+            for (key, from) in engine.needed_from() {
+                for row in self.panes(&key, from, Timestamp::MAX).await? {
+                    engine.restore_pane(&row).map_err(unreadable("panes"))?;
+                }
+            }
+        }
+        let sql = "SELECT tenant, application, newest_at, ids FROM seen_ids ORDER BY tenant, application, position";
+        for row in query(sql, []).fetch_all(&self.read).await? {
+            let row = IdRow {
+                tenant: text(&row, "tenant")?,
+                application: text(&row, "application")?,
+                newest: time(&row, "newest_at")?,
+                ids: row.try_get("ids")?,
+            };
+            engines[shard_of(&row.tenant, &row.application)].restore_ids(&row);
+        }
+        Ok(())
+    }
+
+    /// The panes of one input (tenant, application, contract, objective, input, measure) that
+    /// start in `from..until`.
+    pub async fn panes(&self, key: &[String; 6], from: Timestamp, until: Timestamp) -> Result<Vec<PaneRow>> {
+        let [tenant, application, contract, objective, input, measure] = key.clone();
+        let sql = "SELECT series, start_at, samples, state FROM panes WHERE tenant = $1 AND application = $2 AND contract = $3 \
+                   AND objective = $4 AND input = $5 AND measure = $6 AND start_at >= $7 AND start_at < $8 ORDER BY series, start_at";
+        let args: [Arg; 8] = [
+            tenant.as_str().into(),
+            application.as_str().into(),
+            contract.as_str().into(),
+            objective.as_str().into(),
+            input.as_str().into(),
+            measure.as_str().into(),
+            from.into(),
+            until.into(),
+        ];
+        let rows = query(sql, args).fetch_all(&self.read).await?;
+        let read = |row| -> Result<PaneRow> {
+            Ok(PaneRow {
+                tenant: tenant.clone(),
+                application: application.clone(),
+                contract: contract.clone(),
+                objective: objective.clone(),
+                input: input.clone(),
+                measure: measure.clone(),
+                key: text(row, "series")?,
+                start: time(row, "start_at")?,
+                samples: number(row, "samples")? as u64,
+                state: text(row, "state")?,
+            })
+        };
+        rows.iter().map(read).collect()
+    }
+
+    /// Labels and state of all series of a contract, for its status.
+    pub async fn series_of(&self, contract: &str) -> Result<Vec<(String, serde_json::Value, serde_json::Value)>> {
+        let sql = "SELECT objective, labels, state FROM series WHERE contract = $1 ORDER BY objective, input, series LIMIT 10000";
+        let rows = query(sql, [contract.into()]).fetch_all(&self.read).await?;
+        let read = |row| Ok((text(row, "objective")?, super::json(row, "series", "labels")?, super::json(row, "series", "state")?));
+        rows.iter().map(read).collect()
+    }
+
+    /// The same for the rules of a contract, which stand for themselves.
+    pub async fn rules_of(
+        &self,
+        contract: &str,
+        tenant: &str,
+        application: &str,
+    ) -> Result<Vec<(String, serde_json::Value, serde_json::Value)>> {
+        let sql = "SELECT state FROM applications WHERE tenant = $1 AND application = $2";
+        let row = query(sql, [tenant.into(), application.into()]).fetch_optional(&self.read).await?;
+        let state = row.map(|row| super::json(&row, "applications", "state")).transpose()?.unwrap_or_default();
+        let rules = state["contracts"][contract]["rules"].as_object().cloned().unwrap_or_default();
+        Ok(rules.into_iter().map(|(objective, state)| (objective, serde_json::json!({}), state)).collect())
+    }
+}

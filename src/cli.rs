@@ -13,6 +13,7 @@ use crate::engine::Program;
 use crate::policy;
 
 mod check;
+mod demo;
 mod explain;
 mod replay;
 mod report;
@@ -40,6 +41,7 @@ enum Command {
     Explain(explain::Arguments),
     Report(report::Arguments),
     Schema(schema::Arguments),
+    Demo(demo::Arguments),
 }
 
 /// How results are printed.
@@ -65,6 +67,7 @@ pub fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),

@@ -441,6 +441,7 @@ fn sentence(promised: &Promised, key: &SeriesKey, judged: &Judged, opened: Times
     let of = if series.is_empty() { String::new() } else { format!(" ({series})") };
     let what = format!("{}{of}", promised.indicator_words());
     let value = judged.value.as_ref().map(short_value);
+    let after = judged.window.end.since(opened);
     let promise = promised.objective.target().map_or("the rule holds".to_owned(), |target| format!("{target}"));
     match (why, value) {
         (None, Some(value)) => match &judged.message {
@@ -452,12 +453,12 @@ fn sentence(promised: &Promised, key: &SeriesKey, judged: &Judged, opened: Times
             None if judged.samples == 0 => format!("{what} had no data; promised is {promise}"),
             None => format!("{what} does not hold"),
         },
-        (Some(Resolution::Met), Some(value)) => format!("{what} is {value} and keeps the promise again, open since {opened}"),
-        (Some(Resolution::Met), None) => format!("{what} keeps the promise again, open since {opened}"),
+        (Some(Resolution::Met), Some(value)) => format!("{what} is {value}; the promise is kept again, after {after}"),
+        (Some(Resolution::Met), None) => format!("{what}: the promise is kept again, after {after}"),
         (Some(Resolution::Stale), _) => {
-            format!("{what} had no data for {}, open since {opened}", promised.objective.stale_after)
+            format!("{what} had no data for {}; resolved as stale after {after}", promised.objective.stale_after)
         }
-        (Some(Resolution::Withdrawn), _) => format!("{what} is no longer promised, open since {opened}"),
-        (Some(Resolution::Expired), _) => format!("{what}: the contract has ended, open since {opened}"),
+        (Some(Resolution::Withdrawn), _) => format!("{what} is no longer promised; closed after {after}"),
+        (Some(Resolution::Expired), _) => format!("{what}: the contract has ended; closed after {after}"),
     }
 }

@@ -4,7 +4,7 @@
 use super::{Arg, Delivery, Result, Store, action_event, insert_many, json_text, query, violation_event, webhook_event, word};
 use crate::contract::Webhook;
 use crate::engine::{Action, ActionState, Snapshot, State, Transition};
-use crate::time::Timestamp;
+use crate::time::{Span, Timestamp};
 
 /// What is to be written at once.
 #[derive(Default)]
@@ -88,7 +88,9 @@ pub(super) async fn write_deliveries(
     deliveries: &[Delivery],
     now: Timestamp,
 ) -> Result<()> {
-    let rows = deliveries.iter().map(|delivery| {
+    let rows = deliveries.iter().enumerate().map(|(index, delivery)| {
+        // Times grow with the place in the list, so that events leave before the actions they cause.
+        let due = now + Span::from_micros(index as i64);
         [
             Arg::from(delivery.id.to_string()),
             delivery.event.to_string().into(),
@@ -99,8 +101,8 @@ pub(super) async fn write_deliveries(
             delivery.body.as_str().into(),
             "pending".into(),
             0.into(),
-            now.into(),
-            now.into(),
+            due.into(),
+            due.into(),
         ]
     });
     let head = "deliveries (id, event, violation, kind, destination, secret_env, body, state, attempts, created_at, next_at)";

@@ -1,7 +1,5 @@
 //! `POST /v1/reports`.
 
-use std::collections::BTreeMap;
-
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
@@ -11,12 +9,12 @@ use utoipa::ToSchema;
 
 use super::{App, Inlet, Problem};
 use crate::ingest::check_time;
-use crate::report::{self, Rejection};
+use crate::report::{self, Rejection, Report};
 use crate::time::Timestamp;
 
 /// Rejections that an answer lists at most.
 const REJECTIONS_MAX: usize = 100;
-/// Reports of one address travel together, in messages of at most this size.
+/// Messages are at most of about this size.
 const MESSAGE_BYTES: usize = 256 << 10;
 
 /// What became of reports.
@@ -53,15 +51,14 @@ pub(super) struct RejectionRecord {
 pub(super) async fn post(State(app): State<App>, body: Bytes) -> Result<(StatusCode, Json<Accepted>), Problem> {
     let now = Timestamp::now();
     let mut rejections: Vec<Rejection> = Vec::new();
-    let mut messages: BTreeMap<[String; 3], Vec<Vec<u8>>> = BTreeMap::new();
+    let mut messages: Vec<Outgoing> = Vec::new();
     let mut accepted = 0;
     let mut index = 0;
     report::decode(&body, |raw, decoded| {
         match decoded.and_then(|report| check_time(&report, index, now).map(|()| report)) {
             Ok(report) => {
                 accepted += 1;
-                let address = [&report.tenant, &report.application, &report.stage].map(ToString::to_string);
-                add(messages.entry(address).or_default(), raw);
+                add(&mut messages, &report, raw);
             }
             Err(rejection) => rejections.push(rejection),
         }
@@ -70,7 +67,7 @@ pub(super) async fn post(State(app): State<App>, body: Bytes) -> Result<(StatusC
     for rejection in &rejections {
         app.metrics.rejected(rejection.reason);
     }
-    store(&app.inlet, &app, messages).await?;
+    store(&app, messages).await?;
     let record = |r: &Rejection| RejectionRecord { index: r.index, reason: r.reason.as_str(), message: r.message.clone() };
     let errors: Vec<RejectionRecord> = rejections.iter().take(REJECTIONS_MAX).map(record).collect();
     if accepted == 0 {
@@ -83,38 +80,53 @@ pub(super) async fn post(State(app): State<App>, body: Bytes) -> Result<(StatusC
     Ok((StatusCode::ACCEPTED, Json(Accepted { accepted, rejected: rejections.len(), errors })))
 }
 
-/// Appends a report, as one line, to the last message that has room for it.
-fn add(messages: &mut Vec<Vec<u8>>, raw: &[u8]) {
-    if messages.last().is_none_or(|last| last.len() + raw.len() > MESSAGE_BYTES) {
-        messages.push(Vec::new());
+/// Consecutive reports of one address. Reports keep their order: what comes later than others
+/// of its application may be too late.
+struct Outgoing {
+    tenant: String,
+    application: String,
+    stage: String,
+    body: Vec<u8>,
+}
+
+/// Appends a report, as one line, to the last message, or to a new one.
+fn add(messages: &mut Vec<Outgoing>, report: &Report<'_>, raw: &[u8]) {
+    let fits = |last: &Outgoing| {
+        last.tenant == *report.tenant
+            && last.application == *report.application
+            && last.stage == *report.stage
+            && last.body.len() + raw.len() < MESSAGE_BYTES
+    };
+    if !messages.last().is_some_and(fits) {
+        messages.push(Outgoing {
+            tenant: report.tenant.to_string(),
+            application: report.application.to_string(),
+            stage: report.stage.to_string(),
+            body: Vec::new(),
+        });
     }
     if let Some(last) = messages.last_mut() {
-        if !last.is_empty() {
-            last.push(b'\n');
+        if !last.body.is_empty() {
+            last.body.push(b'\n');
         }
         // JSON has no raw line ends inside of text, so they can only stand between its tokens.
-        last.extend(raw.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }));
+        last.body.extend(raw.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }));
     }
 }
 
-async fn store(inlet: &Inlet, app: &App, messages: BTreeMap<[String; 3], Vec<Vec<u8>>>) -> Result<(), Problem> {
-    match inlet {
+async fn store(app: &App, messages: Vec<Outgoing>) -> Result<(), Problem> {
+    match &app.inlet {
         Inlet::Journal(appended) => {
-            let texts = messages.into_iter().flat_map(|([tenant, application, _], bodies)| {
-                let text = |body: Vec<u8>| (tenant.clone(), application.clone(), String::from_utf8_lossy(&body).into_owned());
-                bodies.into_iter().map(text).collect::<Vec<_>>()
-            });
-            app.store.journal_append(texts.collect()).await?;
+            let row = |m: Outgoing| (m.tenant, m.application, String::from_utf8_lossy(&m.body).into_owned());
+            app.store.journal_append(messages.into_iter().map(row).collect()).await?;
             appended.notify_one();
         }
         Inlet::Nats(_, context) => {
             let mut acknowledgements = Vec::new();
-            for ([tenant, application, stage], bodies) in messages {
-                for body in bodies {
-                    let subject = format!("qoa.reports.{tenant}.{application}.{stage}");
-                    let sent = context.publish(subject, body.into()).await;
-                    acknowledgements.push(sent.map_err(|error| Problem::unavailable(&error))?);
-                }
+            for message in messages {
+                let subject = format!("qoa.reports.{}.{}.{}", message.tenant, message.application, message.stage);
+                let sent = context.publish(subject, message.body.into()).await;
+                acknowledgements.push(sent.map_err(|error| Problem::unavailable(&error))?);
             }
             for acknowledgement in acknowledgements {
                 acknowledgement.await.map_err(|error| Problem::unavailable(&error))?;

@@ -231,6 +231,7 @@ impl Shard {
                 shard: self.settings.number as i64,
                 shards: self.settings.shards as i64,
                 position: self.settings.position,
+                ahead: if self.settings.position <= self.read_before { self.settings.positions.clone() } else { BTreeMap::new() },
                 snapshot: self.engine.snapshot(),
             });
         }

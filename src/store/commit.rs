@@ -1,6 +1,8 @@
 //! One transaction for all that followed from reports: transitions, actions, outbox, and with a
 //! checkpoint the engine's state and its position in the stream.
 
+use std::collections::BTreeMap;
+
 use super::{Arg, Delivery, Result, Store, action_event, insert_many, json_text, query, violation_event, webhook_event, word};
 use crate::contract::Webhook;
 use crate::engine::{Action, ActionState, Snapshot, State, Transition};
@@ -31,6 +33,8 @@ pub struct Checkpoint {
     pub shards: i64,
     /// The last message that is part of the state.
     pub position: i64,
+    /// Applications (tenant, name) whose state holds more than that: up to here.
+    pub ahead: BTreeMap<(String, String), i64>,
     /// What changed since the checkpoint before.
     pub snapshot: Snapshot,
 }
@@ -146,18 +150,20 @@ async fn write_transition(connection: &mut sqlx::AnyConnection, transition: &Tra
 }
 
 async fn write_checkpoint(connection: &mut sqlx::AnyConnection, checkpoint: &Checkpoint) -> Result<()> {
-    let Checkpoint { source, shard, shards, position, snapshot } = checkpoint;
+    let Checkpoint { source, shard, shards, position, ahead, snapshot } = checkpoint;
     for [tenant, application, contract, objective, input, series] in &snapshot.forgotten {
         let sql = "DELETE FROM series WHERE tenant = $1 AND application = $2 AND contract = $3 AND objective = $4 AND input = $5 AND series = $6";
         let args = [tenant, application, contract, objective, input, series].map(|arg| Arg::from(arg.as_str()));
         query(sql, args).execute(&mut *connection).await?;
     }
     let rows = snapshot.applications.iter().map(|row| {
+        let key = (row.tenant.clone(), row.application.clone());
+        let position = ahead.get(&key).map_or(*position, |ahead| *position.max(ahead));
         [
             Arg::from(row.tenant.as_str()),
             row.application.as_str().into(),
             source.as_str().into(),
-            (*position).into(),
+            position.into(),
             row.state.as_str().into(),
         ]
     });

@@ -15,7 +15,6 @@ use crate::ingest::Shards;
 use crate::metrics::Metrics;
 use crate::policy;
 use crate::store::{ContractVersion, Store, StoreError};
-use crate::time::Timestamp;
 
 /// Contracts that a service may have.
 const CONTRACTS_MAX: usize = 100_000;
@@ -87,7 +86,8 @@ pub enum CatalogError {
 pub fn ready(version: &ContractVersion) -> Option<Program> {
     let mut loaded = contract::load(&version.origin, &version.source);
     let missing = |name: &str| format!("policy {name} was not stored");
-    let compiled = policy::compile(&mut loaded, |name| version.policies.get(name).cloned().ok_or_else(|| missing(name)));
+    let compiled =
+        policy::compile(&mut loaded, |name| version.policies.get(name).cloned().ok_or_else(|| missing(name)));
     if compiled.is_none() {
         tracing::error!("stored contract {} is no longer accepted:\n{}", version.name, loaded.errors());
     }
@@ -104,7 +104,8 @@ impl Catalog {
         policies: Option<PathBuf>,
         in_force: &[ContractVersion],
     ) -> Catalog {
-        let entry = |v: &ContractVersion| (v.name.clone(), Entry { digest: v.digest.clone(), origin: v.origin.clone() });
+        let entry =
+            |v: &ContractVersion| (v.name.clone(), Entry { digest: v.digest.clone(), origin: v.origin.clone() });
         let known = Known { contracts: in_force.iter().map(entry).collect(), ..Known::default() };
         metrics.contracts.set(in_force.len() as i64);
         Catalog { store, shards, metrics, folder, policies, known: Mutex::new(known) }
@@ -147,22 +148,31 @@ impl Catalog {
         }
         let mut accepted = Vec::new();
         let mut programs = Vec::new();
+        let mut names = HashMap::new();
         for (file, source, program) in loaded {
+            names.insert(file.clone(), program.name().to_owned());
             let digest = ContractVersion::digest_of(&source, &program.policies.sources);
             let name = program.name().to_owned();
             if known.contracts.get(&name).is_none_or(|entry| entry.digest != digest || entry.origin != file) {
-                accepted.push(version(&program, digest, file, source));
+                accepted.push(ContractVersion::of(&program, file, source));
                 programs.push(Arc::new(program));
             }
         }
         self.put_in_force(&mut known, accepted, programs).await?;
-        let gone = |entry: &Entry| entry.origin != API && !Path::new(&entry.origin).exists();
-        let gone: Vec<String> = known.contracts.iter().filter(|(_, e)| gone(e)).map(|(name, _)| name.clone()).collect();
+        // A faulty file leaves its contract as it is; one that is gone or has another name does not.
+        let gone = |name: &String, entry: &Entry| {
+            let origin = Path::new(&entry.origin);
+            entry.origin != API && (!origin.exists() || names.get(&entry.origin).is_some_and(|now| now != name))
+        };
+        let gone: Vec<String> = known.contracts.iter().filter(|(n, e)| gone(n, e)).map(|(n, _)| n.clone()).collect();
         for name in gone {
-            tracing::info!("contract {name} is withdrawn: its file is gone");
+            tracing::info!("contract {name} is withdrawn: no file has it any more");
             self.withdraw(&mut known, &name).await?;
         }
-        let api = known.faults.extract_if(.., |key, _| !seen.contains_key(Path::new(key)) && !key.contains('/')).collect::<Vec<_>>();
+        let api = known
+            .faults
+            .extract_if(.., |key, _| !seen.contains_key(Path::new(key)) && !key.contains('/'))
+            .collect::<Vec<_>>();
         known.faults = faults;
         known.faults.extend(api);
         self.count_faults(&known);
@@ -236,7 +246,7 @@ impl Catalog {
         }
         let digest = ContractVersion::digest_of(source, &program.policies.sources);
         if known.contracts.get(name).is_none_or(|entry| entry.digest != digest) {
-            let version = version(&program, digest, API.to_owned(), source.to_owned());
+            let version = ContractVersion::of(&program, API.to_owned(), source.to_owned());
             self.put_in_force(&mut known, vec![version], vec![Arc::new(program)]).await?;
         }
         known.faults.remove(name);
@@ -298,20 +308,6 @@ impl Catalog {
             let of_file = known.contracts.iter().find(|(_, entry)| entry.origin == *key);
             of_file.map_or(key.as_str(), |(name, _)| name.as_str())
         }));
-    }
-}
-
-fn version(program: &Program, digest: String, origin: String, source: String) -> ContractVersion {
-    ContractVersion {
-        name: program.name().to_owned(),
-        number: 0,
-        version: program.contract.metadata.version.clone(),
-        digest,
-        origin,
-        source,
-        policies: program.policies.sources.clone(),
-        accepted_at: Timestamp::now(),
-        in_force: true,
     }
 }
 

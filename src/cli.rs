@@ -91,7 +91,10 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 }
 
 /// Reads one contract file and compiles its policies.
-pub(crate) fn read_contract(file: &Path, policies: Option<&Path>) -> anyhow::Result<(contract::Loaded, Option<Program>)> {
+pub(crate) fn read_contract(
+    file: &Path,
+    policies: Option<&Path>,
+) -> anyhow::Result<(contract::Loaded, Option<Program>)> {
     let source = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     let mut loaded = contract::load(&file.display().to_string(), &source);
     let folders = match policies {
@@ -103,16 +106,19 @@ pub(crate) fn read_contract(file: &Path, policies: Option<&Path>) -> anyhow::Res
     Ok((loaded, program))
 }
 
-/// Reads contracts that must all be sound.
-pub(crate) fn read_contracts(paths: &[PathBuf], policies: Option<&Path>) -> anyhow::Result<Vec<Arc<Program>>> {
+/// Reads contracts that must all be sound, each with the text of its file.
+pub(crate) fn read_contracts(
+    paths: &[PathBuf],
+    policies: Option<&Path>,
+) -> anyhow::Result<Vec<(Arc<Program>, contract::Loaded)>> {
     let files = contract::files(paths).with_context(|| format!("cannot read {}", list(paths)))?;
     anyhow::ensure!(!files.is_empty(), "no contracts (*.yaml, *.yml, *.json) in {}", list(paths));
-    let mut programs: Vec<Arc<Program>> = Vec::new();
+    let mut programs = Vec::new();
     let mut faults = Vec::new();
     for file in &files {
         let (loaded, program) = read_contract(file, policies)?;
         match program {
-            Some(program) => programs.push(Arc::new(program)),
+            Some(program) => programs.push((Arc::new(program), loaded)),
             None => faults.push(loaded.errors()),
         }
     }

@@ -89,7 +89,8 @@ impl Config {
     /// The tokens themselves, out of the environment.
     pub fn secrets(&self) -> anyhow::Result<Vec<Token>> {
         let token = |token: &TokenConfig| {
-            let secret = std::env::var(&token.env).with_context(|| format!("the token variable {} is not set", token.env))?;
+            let secret =
+                std::env::var(&token.env).with_context(|| format!("the token variable {} is not set", token.env))?;
             anyhow::ensure!(secret.len() >= 16, "the token in {} has fewer than 16 characters", token.env);
             Ok(Token { role: token.role, secret })
         };

@@ -118,9 +118,7 @@ pub struct Filter(pub BTreeMap<String, Match>);
 impl Filter {
     /// Whether a report's dimensions pass.
     pub fn matches(&self, report: &Report<'_>) -> bool {
-        self.0
-            .iter()
-            .all(|(name, condition)| condition.matches(report.dimension(name).unwrap_or("")))
+        self.0.iter().all(|(name, condition)| condition.matches(report.dimension(name).unwrap_or("")))
     }
 }
 
@@ -373,8 +371,7 @@ impl Serialize for Aggregate {
 impl<'de> Deserialize<'de> for Aggregate {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Aggregate, D::Error> {
         let text = String::deserialize(deserializer)?;
-        text.parse()
-            .map_err(|()| serde::de::Error::custom(format_args!("unknown aggregate {text:?}")))
+        text.parse().map_err(|()| serde::de::Error::custom(format_args!("unknown aggregate {text:?}")))
     }
 }
 

@@ -29,10 +29,10 @@ mod verdict;
 
 pub use aggregate::Accumulator;
 use application::{Application, Bound, Place, Watched};
+pub use lifecycle::Open;
 pub use lifecycle::{Latest, Lifecycle, Phase, Resolution};
 pub use program::{Program, Promised, derived_id};
 pub use seen::MEMORY as ID_MEMORY;
-pub use lifecycle::Open;
 pub use snapshot::{ApplicationRow, IdRow, PaneRow, SeriesRow, Snapshot};
 pub use verdict::{
     Action, ActionState, Contributor, Counterfactual, Evaluation, Evidence, State, Transition, Verdict, Window, short,
@@ -265,7 +265,10 @@ impl Application {
         let Some(b) = self.bound.iter().position(|bound| bound.program.name() == program.name()) else { return };
         for o in 0..self.bound[b].watched.len() {
             let old = self.bound[b].watched[o].promised.clone();
-            let kept = program.promises.iter().any(|new| new.objective.promise == old.objective.promise && new.objective.name == old.objective.name);
+            let kept = program
+                .promises
+                .iter()
+                .any(|new| new.objective.promise == old.objective.promise && new.objective.name == old.objective.name);
             if !kept {
                 let place = Place { bound: b as u16, objective: o as u16, input: 0 };
                 self.end_objective(place, self.watermark, Resolution::Withdrawn, out);

@@ -56,7 +56,7 @@ pub struct App {
 #[derive(Clone)]
 pub enum Inlet {
     /// Into JetStream.
-    Nats(async_nats::Client, async_nats::jetstream::Context),
+    Nats(async_nats::Client, Box<async_nats::jetstream::Context>),
     /// Into the journal; wakes its reader.
     Journal(Arc<Notify>),
 }
@@ -125,8 +125,11 @@ impl<S: Send + Sync, T: serde::de::DeserializeOwned> FromRequest<S> for Body<T> 
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Body<T>, Problem> {
-        let bytes = Bytes::from_request(request, state).await.map_err(|error| Problem::bad_request(error.to_string()))?;
-        serde_json::from_slice(&bytes).map(Body).map_err(|error| Problem::new(422, "unexpected body", error.to_string()))
+        let bytes =
+            Bytes::from_request(request, state).await.map_err(|error| Problem::bad_request(error.to_string()))?;
+        serde_json::from_slice(&bytes)
+            .map(Body)
+            .map_err(|error| Problem::new(422, "unexpected body", error.to_string()))
     }
 }
 

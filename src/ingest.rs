@@ -128,7 +128,8 @@ impl Shards {
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.run_until_cancelled(interval.tick()).await.is_some() {
             for input in self.inputs.iter() {
-                let tick = ShardInput::Tick { now: Timestamp::now(), caught_up: self.caught_up.load(Ordering::Acquire) };
+                let tick =
+                    ShardInput::Tick { now: Timestamp::now(), caught_up: self.caught_up.load(Ordering::Acquire) };
                 // A shard with a full channel has work to do and no need to be told the time.
                 let _ = input.try_send(tick);
             }

@@ -2,18 +2,18 @@
 //!
 //! The modules in reading order; a module uses what stands above it, never what stands below.
 
-pub mod time;
-pub mod report;
-pub mod contract;
-pub mod policy;
-pub mod engine;
-pub mod store;
-pub mod explain;
-pub mod metrics;
-pub mod ingest;
 pub mod catalog;
-pub mod dispatch;
-pub mod http;
-pub mod config;
-pub mod service;
 pub mod cli;
+pub mod config;
+pub mod contract;
+pub mod dispatch;
+pub mod engine;
+pub mod explain;
+pub mod http;
+pub mod ingest;
+pub mod metrics;
+pub mod policy;
+pub mod report;
+pub mod service;
+pub mod store;
+pub mod time;

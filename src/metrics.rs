@@ -111,13 +111,21 @@ impl Metrics {
         r.register("observations", "Observations that an objective watches", self.observations.clone());
         r.register("observations_late", "Observations for windows already judged", self.late.clone());
         r.register("rejected", "Reports and observations refused, by reason", self.rejected.clone());
-        r.register("rejected_unpublished", "Refused reports that could not be passed on to qoa.rejected", self.rejected_unpublished.clone());
+        r.register(
+            "rejected_unpublished",
+            "Refused reports that could not be passed on to qoa.rejected",
+            self.rejected_unpublished.clone(),
+        );
         r.register("report_ids_forgotten", "Report ids forgotten before their time", self.ids_forgotten.clone());
         r.register("evaluations", "Evaluations, by verdict", self.evaluations.clone());
         r.register("script_calls", "Calls of policy scripts", self.script_calls.clone());
         r.register("script_seconds", "Time spent in policy scripts", self.script_seconds.clone());
         r.register("deliveries", "Attempts to deliver, by kind and outcome", self.deliveries.clone());
-        r.register("contract_faulty", "1 while the newest version of a contract is refused", self.contract_faulty.clone());
+        r.register(
+            "contract_faulty",
+            "1 while the newest version of a contract is refused",
+            self.contract_faulty.clone(),
+        );
         r.register("lag_messages", "Messages of the source that were not read yet", self.lag.clone());
         r.register("outbox_pending", "Deliveries that wait", self.outbox_pending.clone());
         r.register("outbox_dead", "Deliveries that were given up", self.outbox_dead.clone());

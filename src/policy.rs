@@ -136,7 +136,9 @@ impl Policies {
         let result = self.call(&decide.policy, &decide.function, (as_dynamic(violation),))?;
         let kind = result.type_name();
         let fault = match from_dynamic::<Vec<Command>>(&result) {
-            Ok(commands) if commands.len() > COMMANDS_MAX => format!("{} of them; the limit is {COMMANDS_MAX}", commands.len()),
+            Ok(commands) if commands.len() > COMMANDS_MAX => {
+                format!("{} of them; the limit is {COMMANDS_MAX}", commands.len())
+            }
             Ok(commands) => match commands.iter().find(|command| !is_token(&command.kind)) {
                 None => return Ok(commands),
                 Some(command) => format!("kind {:?} is not a name of letters, digits, '-' and '_'", command.kind),

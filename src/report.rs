@@ -58,11 +58,7 @@ impl Report<'_> {
         match name {
             "stage" => Some(&self.stage),
             "instance" => Some(&self.instance),
-            _ => self
-                .labels
-                .iter()
-                .find(|(label, _)| &**label == name)
-                .map(|(_, value)| &**value),
+            _ => self.labels.iter().find(|(label, _)| &**label == name).map(|(_, value)| &**value),
         }
     }
 }

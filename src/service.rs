@@ -41,7 +41,7 @@ pub struct Service {
 
 /// Where reports come from.
 enum Source {
-    Nats(async_nats::Client, async_nats::jetstream::Context, String),
+    Nats(async_nats::Client, Box<async_nats::jetstream::Context>, String),
     Journal(Arc<Notify>),
 }
 
@@ -60,8 +60,12 @@ pub async fn start(config: Config) -> anyhow::Result<Service> {
     // Only the first call in a process counts, and all would install the same.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let tokens = config.secrets()?;
-    let store = Store::open(&config.database).await.with_context(|| format!("cannot open {}", without_password(&config.database)))?;
-    let listener = tokio::net::TcpListener::bind(config.http).await.with_context(|| format!("cannot listen on {}", config.http))?;
+    let store = Store::open(&config.database)
+        .await
+        .with_context(|| format!("cannot open {}", without_password(&config.database)))?;
+    let listener = tokio::net::TcpListener::bind(config.http)
+        .await
+        .with_context(|| format!("cannot listen on {}", config.http))?;
     let address = listener.local_addr()?;
     let source = connect(&config).await?;
     let metrics = Arc::new(Metrics::default());
@@ -120,7 +124,14 @@ pub async fn start(config: Config) -> anyhow::Result<Service> {
         Source::Journal(appended) => {
             drop(rejected_receiver);
             let (store, shards, appended) = (store.clone(), shards.clone(), appended.clone());
-            tasks.spawn(journal::read(store, shards, restored.position, appended.clone(), metrics.clone(), stop.clone()));
+            tasks.spawn(journal::read(
+                store,
+                shards,
+                restored.position,
+                appended.clone(),
+                metrics.clone(),
+                stop.clone(),
+            ));
             Inlet::Journal(appended)
         }
         Source::Nats(client, context, name) => {
@@ -129,7 +140,8 @@ pub async fn start(config: Config) -> anyhow::Result<Service> {
             tasks.spawn(relay(outbox.clone(), outbox_nats.clone(), stop.clone()));
             let carrier = Carrier::Nats(client.clone());
             tasks.spawn(dispatch::run(store.clone(), carrier, outbox_nats, metrics.clone(), stop.clone()));
-            let reading = nats::read(context.clone(), name.clone(), shards, restored.position, metrics.clone(), stop.clone());
+            let reading =
+                nats::read(*context.clone(), name.clone(), shards, restored.position, metrics.clone(), stop.clone());
             spawn_vital(&tasks, &fail, reading);
             spawn_vital(&tasks, &fail, outcome::listen(store.clone(), client.clone(), stop.clone()));
             spawn_vital(&tasks, &fail, answer(store.clone(), client.clone(), stop.clone()));
@@ -193,7 +205,10 @@ async fn connect(config: &Config) -> anyhow::Result<Source> {
                 return Err(error).with_context(|| format!("cannot connect to NATS at {}", without_password(url)));
             }
             Err(error) => {
-                tracing::warn!("cannot connect to NATS at {}: {error}; trying again in {pause:?}", without_password(url));
+                tracing::warn!(
+                    "cannot connect to NATS at {}: {error}; trying again in {pause:?}",
+                    without_password(url)
+                );
                 tokio::time::sleep(pause).await;
                 pause *= 2;
             }
@@ -202,7 +217,7 @@ async fn connect(config: &Config) -> anyhow::Result<Source> {
     let context = async_nats::jetstream::new(client.clone());
     let mut stream = nats::stream(&context).await?;
     let name = nats::source_name(stream.info().await.context("cannot ask for the stream QOA_REPORTS")?);
-    Ok(Source::Nats(client, context, name))
+    Ok(Source::Nats(client, Box::new(context), name))
 }
 
 /// Two dispatchers listen for one notification.

@@ -21,7 +21,7 @@ mod retention;
 mod state;
 mod violations;
 
-pub use actions::{ActionRecord, ActionQuery, OUTCOME_STATES, Outcome};
+pub use actions::{ActionQuery, ActionRecord, OUTCOME_STATES, Outcome};
 pub use commit::{Checkpoint, Commit};
 pub use contracts::ContractVersion;
 pub use deliveries::{DeliveryRecord, DeliveryState, Due};
@@ -117,7 +117,9 @@ async fn pool(url: &str, sqlite: bool, connections: u32) -> Result<AnyPool> {
                 if sqlite {
                     // A crash of the process loses nothing; one of the machine may take the
                     // newest transactions, position and effects together.
-                    for pragma in ["PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL", "PRAGMA busy_timeout = 10000"] {
+                    for pragma in
+                        ["PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL", "PRAGMA busy_timeout = 10000"]
+                    {
                         sqlx::query(pragma).execute(&mut *connection).await?;
                     }
                 }

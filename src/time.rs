@@ -128,12 +128,10 @@ impl<'de> Deserialize<'de> for Timestamp {
                 f.write_str("a time in RFC 3339 or epoch seconds")
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Timestamp, E> {
-                text.parse()
-                    .map_err(|e: TimeError| E::custom(format_args!("time {text:?} {e}")))
+                text.parse().map_err(|e: TimeError| E::custom(format_args!("time {text:?} {e}")))
             }
             fn visit_f64<E: de::Error>(self, seconds: f64) -> Result<Timestamp, E> {
-                Timestamp::from_epoch_seconds(seconds)
-                    .map_err(|e| E::custom(format_args!("time {seconds} {e}")))
+                Timestamp::from_epoch_seconds(seconds).map_err(|e| E::custom(format_args!("time {seconds} {e}")))
             }
             fn visit_u64<E: de::Error>(self, seconds: u64) -> Result<Timestamp, E> {
                 self.visit_f64(seconds as f64)
@@ -201,18 +199,11 @@ impl FromStr for Span {
             return Err(TimeError::Span);
         }
         while !rest.is_empty() {
-            let unit_at = rest
-                .find(|c: char| c.is_ascii_alphabetic())
-                .ok_or(TimeError::Span)?;
+            let unit_at = rest.find(|c: char| c.is_ascii_alphabetic()).ok_or(TimeError::Span)?;
             let number: f64 = rest[..unit_at].parse().map_err(|_| TimeError::Span)?;
             rest = &rest[unit_at..];
-            let unit_end = rest
-                .find(|c: char| !c.is_ascii_alphabetic())
-                .unwrap_or(rest.len());
-            let (_, micros) = UNITS
-                .iter()
-                .find(|(name, _)| *name == &rest[..unit_end])
-                .ok_or(TimeError::Span)?;
+            let unit_end = rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len());
+            let (_, micros) = UNITS.iter().find(|(name, _)| *name == &rest[..unit_end]).ok_or(TimeError::Span)?;
             total += number * *micros as f64;
             rest = &rest[unit_end..];
         }
@@ -254,8 +245,7 @@ impl Serialize for Span {
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Span, D::Error> {
         let text = String::deserialize(deserializer)?;
-        text.parse()
-            .map_err(|e: TimeError| de::Error::custom(format_args!("{text:?} {e}")))
+        text.parse().map_err(|e: TimeError| de::Error::custom(format_args!("{text:?} {e}")))
     }
 }
 

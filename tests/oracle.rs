@@ -58,8 +58,7 @@ fn replay_prints_the_same_bytes_on_every_run() {
     let file = folder.path().join("reports.ndjson");
     std::fs::write(&file, generated(11, 2_000)).unwrap();
     let once = || {
-        let output =
-            run(qualm().args(["replay", "--format", "json", "--contract", CONTRACT, "--reports"]).arg(&file));
+        let output = run(qualm().args(["replay", "--format", "json", "--contract", CONTRACT, "--reports"]).arg(&file));
         let text = stdout(&output);
         let (body, seconds) = text.rsplit_once("\"seconds\":").unwrap();
         assert!(seconds.trim().ends_with('}'));

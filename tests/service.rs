@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{Nats, Postgres, Service, Violation, qualm, recordings, replayed, root, run, script, stderr, stdout, wait_for};
+use common::{
+    Nats, Postgres, Service, Violation, qualm, recordings, replayed, root, run, script, stderr, stdout, wait_for,
+};
 use serde_json::{Value as Json, json};
 
 const CONTRACT: &str = "contracts/smart-building.yaml";
@@ -309,7 +311,10 @@ fn actions_await_approval_and_take_outcomes() {
     let (status, approved) = service.send("POST", &format!("{path}/approve"), "{\"by\":\"ops\"}");
     assert_eq!((status, &approved["state"]), (200, &json!("requested")));
     assert_eq!(service.send("POST", &format!("{path}/approve"), "{\"by\":\"ops\"}").0, 409);
-    assert_eq!(service.send("POST", &format!("{path}/outcome"), "{\"state\":\"succeeded\",\"message\":\"done\"}").0, 200);
+    assert_eq!(
+        service.send("POST", &format!("{path}/outcome"), "{\"state\":\"succeeded\",\"message\":\"done\"}").0,
+        200
+    );
     assert_eq!(service.send("POST", &format!("{path}/outcome"), "{\"state\":\"running\"}").0, 200);
     let (_, action) = service.get(&path);
     assert_eq!((&action["state"], action["outcomes"].as_array().unwrap().len()), (&json!("succeeded"), 2), "{action}");
@@ -318,7 +323,8 @@ fn actions_await_approval_and_take_outcomes() {
     let violation = action["violation"].as_str().unwrap();
     let (_, why) = service.get(&format!("/v1/violations/{violation}/explanation"));
     assert!(why["sentence"].as_str().unwrap().contains("shop/quick was broken: service.response_time was 2"), "{why}");
-    assert_eq!(why["actions"][0]["outcomes"][1]["message"], "done");
+    let outcomes = why["actions"][0]["outcomes"].as_array().unwrap();
+    assert!(outcomes.iter().any(|outcome| outcome["message"] == "done"), "{outcomes:?}");
     let (status, seen) = service.send("POST", &format!("/v1/violations/{violation}/acknowledge"), "{\"by\":\"ops\"}");
     assert_eq!((status, &seen["acknowledged_by"]), (200, &json!("ops")));
     let over_nats = run(qualm().args(["explain", "why", violation, "--nats", &nats.url]));
@@ -380,9 +386,11 @@ fn mqtt_clients_report_through_nats() {
     let service = Service::start(&["--nats", &nats.url, "--database", &database]);
     assert_eq!(service.send("PUT", "/v1/contracts/shop", &shop("{}")).0, 200);
     let client = root().join("examples/mqtt_client.py");
-    let output = run(Command::new(script("python-env"))
-        .arg(client)
-        .args(["127.0.0.1", &nats.mqtt_port.to_string(), &shop_report("m-1", 4.0)]));
+    let output = run(Command::new(script("python-env")).arg(client).args([
+        "127.0.0.1",
+        &nats.mqtt_port.to_string(),
+        &shop_report("m-1", 4.0),
+    ]));
     assert!(output.status.success(), "{}", stderr(&output));
     wait_for("the violation", LIMIT, || (service.violations().len() == 1).then_some(()));
 }
@@ -402,7 +410,8 @@ fn tokens_give_roles_and_strangers_stay_out() {
         &["--config", config.to_str().unwrap(), "--database", &database],
         &[("T_REPORTER", reporter), ("T_READER", reader)],
     );
-    let ask = |method: &str, path: &str, token| common::http(method, &format!("{}{path}", service.url), Some(""), token).0;
+    let ask =
+        |method: &str, path: &str, token| common::http(method, &format!("{}{path}", service.url), Some(""), token).0;
     assert_eq!(ask("GET", "/v1/violations", None), 401);
     assert_eq!(ask("GET", "/v1/violations", Some("wrong-0123456789")), 401);
     assert_eq!(ask("GET", "/v1/violations", Some(reader)), 200);

@@ -29,6 +29,9 @@ CREATE TABLE applications (
   application TEXT NOT NULL,
   source TEXT NOT NULL,
   position BIGINT NOT NULL,
+  -- Greatest event time, and start of the oldest pane that open windows still need.
+  clock_at BIGINT NOT NULL,
+  needed_at BIGINT NOT NULL,
   state TEXT NOT NULL,
   PRIMARY KEY (tenant, application)
 );
@@ -56,7 +59,7 @@ CREATE TABLE panes (
   state TEXT NOT NULL,
   PRIMARY KEY (contract, objective, input, measure, series, start_at, tenant, application)
 );
-CREATE INDEX panes_by_age ON panes (start_at);
+CREATE INDEX panes_by_age ON panes (tenant, application, start_at);
 CREATE TABLE seen_ids (
   tenant TEXT NOT NULL,
   application TEXT NOT NULL,

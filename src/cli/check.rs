@@ -30,8 +30,8 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
-    let files = contract::files(&arguments.paths)
-        .with_context(|| format!("cannot read {}", super::list(&arguments.paths)))?;
+    let files =
+        contract::files(&arguments.paths).with_context(|| format!("cannot read {}", super::list(&arguments.paths)))?;
     anyhow::ensure!(!files.is_empty(), "no contracts (*.yaml, *.yml, *.json) in {}", super::list(&arguments.paths));
     let mut findings: Vec<Finding> = Vec::new();
     let mut sound = 0;

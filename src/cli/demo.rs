@@ -124,9 +124,8 @@ fn free_or_any(mut address: SocketAddr) -> SocketAddr {
 async fn start_nats(given: Option<&Path>, folder: &Path) -> anyhow::Result<(String, tokio::process::Child)> {
     let program = match given {
         Some(path) => path.to_owned(),
-        None => find_nats().context(
-            "no nats-server in PATH or .tools/bin; `make demo` fetches one, or name one with --nats-server",
-        )?,
+        None => find_nats()
+            .context("no nats-server in PATH or .tools/bin; `make demo` fetches one, or name one with --nats-server")?,
     };
     let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let server = tokio::process::Command::new(&program)

@@ -7,10 +7,13 @@ use std::time::Instant;
 use anyhow::Context;
 use serde::Serialize;
 
+use self::record::Record;
 use super::{Format, Outcome};
 use crate::engine::{Counts, Engine, Limits, Output, Outputs, State, Transition, Verdict};
 use crate::report::{self, Rejection};
 use crate::time::Span;
+
+mod record;
 
 /// Bytes that are read at once; reports end at line ends.
 const BLOCK_BYTES: usize = 4 << 20;
@@ -38,6 +41,10 @@ pub(super) struct Arguments {
     /// How far windows wait for reports that come late
     #[arg(long, default_value_t = Limits::default().lateness)]
     lateness: Span,
+    /// Also write what is found to this database, for `qualm explain --database` [sqlite:PATH or
+    /// postgres://...]; one of its own, not a service's
+    #[arg(long)]
+    database: Option<String>,
     /// How results are printed
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -47,8 +54,10 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let programs = super::read_contracts(&arguments.contract, arguments.policies.as_deref())?;
     let started = Instant::now();
     let mut out = Outputs { keep_evaluations: arguments.format == Format::Json, ..Outputs::default() };
-    let mut engine = Engine::new(Limits { lateness: arguments.lateness, ..Limits::default() });
-    for program in programs {
+    let mut record = arguments.database.as_deref().map(|url| Record::open(url, &programs)).transpose()?;
+    let limits = Limits { lateness: arguments.lateness, snapshots: record.is_some(), ..Limits::default() };
+    let mut engine = Engine::new(limits);
+    for (program, _) in programs {
         engine.set_contract(program, &mut out);
     }
     let mut printer = Printer::new(arguments.format);
@@ -60,10 +69,16 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
             Ok(report) => engine.observe(&report, &mut out),
             Err(rejection) => rejected.note(out.counts.reports, &rejection),
         });
+        if let Some(record) = &mut record {
+            record.write(&mut engine, &out)?;
+        }
         printer.print(&mut out)?;
         progress.show(out.counts.reports);
     }
     engine.finish(&mut out);
+    if let Some(record) = &mut record {
+        record.write(&mut engine, &out)?;
+    }
     printer.print(&mut out)?;
     progress.end();
     rejected.end();
@@ -96,7 +111,8 @@ impl Blocks {
         self.used = 0;
         while !self.ended {
             let wanted = BLOCK_BYTES as u64;
-            let read = self.source.by_ref().take(wanted).read_to_end(&mut self.buffer).context("cannot read reports")?;
+            let read =
+                self.source.by_ref().take(wanted).read_to_end(&mut self.buffer).context("cannot read reports")?;
             self.ended = (read as u64) < wanted;
             let is_array = self.buffer.trim_ascii_start().starts_with(b"[");
             if !is_array && let Some(end) = self.buffer.iter().rposition(|byte| *byte == b'\n') {
@@ -193,7 +209,8 @@ impl Printer {
                 writeln!(self.out, "{}", serde_json::to_string(&summary)?)?;
             }
             Format::Text => {
-                let verdicts = Verdict::ALL.iter().map(|v| format!("{} {}", counts.evaluations[*v as usize], v.as_str()));
+                let verdicts =
+                    Verdict::ALL.iter().map(|v| format!("{} {}", counts.evaluations[*v as usize], v.as_str()));
                 let verdicts: Vec<String> = verdicts.collect();
                 writeln!(
                     self.out,

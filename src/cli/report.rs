@@ -98,7 +98,8 @@ async fn to_http(arguments: &Arguments) -> anyhow::Result<(u64, u64)> {
     let mut first_line = 1;
     let mut lines = std::io::stdin().lock().lines().peekable();
     while lines.peek().is_some() {
-        let block: Vec<String> = lines.by_ref().take(LINES).collect::<Result<_, _>>().context("cannot read standard input")?;
+        let block: Vec<String> =
+            lines.by_ref().take(LINES).collect::<Result<_, _>>().context("cannot read standard input")?;
         let mut request = client.post(&url).body(block.join("\n"));
         if let Some(token) = &arguments.token {
             request = request.bearer_auth(token);

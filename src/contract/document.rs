@@ -44,11 +44,7 @@ pub(super) struct SyntaxError {
 /// Reads one YAML document. Aliases are refused (a small file could grow without bound),
 /// duplicate keys too.
 pub(super) fn parse(text: &str) -> Result<Document, SyntaxError> {
-    let mut reader = Reader {
-        parser: Parser::new_from_str(text),
-        places: HashMap::new(),
-        nodes: 0,
-    };
+    let mut reader = Reader { parser: Parser::new_from_str(text), places: HashMap::new(), nodes: 0 };
     loop {
         match reader.next()? {
             (Event::StreamStart | Event::DocumentStart(_) | Event::Nothing, _) => {}

@@ -275,6 +275,7 @@ fn search(value: &Json, pointer: &str, faults: &mut Vec<Fault>) {
 }
 
 fn secret(pointer: &str, message: String) -> Fault {
-    let hint = Some("contracts are shared: put it into an environment variable and name that with `secret_env`".to_owned());
+    let hint =
+        Some("contracts are shared: put it into an environment variable and name that with `secret_env`".to_owned());
     Fault { pointer: pointer.to_owned(), message, hint }
 }

@@ -57,7 +57,7 @@ fn in_words(error: &ValidationError<'_>) -> Vec<Fault> {
         }
         _ if field == "aggregate" && error.instance().is_string() => {
             let name = error.instance().as_str().unwrap_or_default();
-            let common = ["p50", "p90", "p95", "p99", "p99.9"];
+            let common = ["p99", "p95", "p90", "p50", "p99.9"];
             let hint = match nearest(name, AGGREGATES.into_iter().chain(common)) {
                 Some(near) => format!("did you mean \"{near}\"?"),
                 None => format!("known aggregates: {}", AGGREGATES.join(", ")),

@@ -51,7 +51,9 @@ impl Sender {
         let response = request.send().await.map_err(|error| failed(in_words(&error)))?;
         match response.status() {
             status if status.is_success() => Ok(()),
-            status => Err(Failure { message: format!("the endpoint answered {status}"), is_final: status.as_u16() == 410 }),
+            status => {
+                Err(Failure { message: format!("the endpoint answered {status}"), is_final: status.as_u16() == 410 })
+            }
         }
     }
 }

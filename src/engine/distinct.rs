@@ -191,7 +191,8 @@ mod tests {
             range.for_each(|n| distinct.add(&Value::Number(f64::from(n))));
             distinct
         };
-        for (split, end) in [(3, 7), (4_000, 9_000), (6_000, 12_000), (11_000, 12_000), (500, 15_000), (12_000, 30_000)] {
+        for (split, end) in [(3, 7), (4_000, 9_000), (6_000, 12_000), (11_000, 12_000), (500, 15_000), (12_000, 30_000)]
+        {
             let mut merged = of(0..split);
             merged.merge(&of(split / 2..end));
             assert_eq!(merged, of(0..end), "{split} {end}");

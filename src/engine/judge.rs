@@ -9,8 +9,8 @@ use super::lifecycle::{Change, Latest, Open, Resolution};
 use super::pane::{Share, SourceId};
 use super::program::Promised;
 use super::verdict::{
-    Action, Contributor, Evaluation, Evidence, SeriesKey, SeriesLabels, State, Transition, Verdict, Window, counterfactual, judge,
-    short_value,
+    Action, Contributor, Evaluation, Evidence, SeriesKey, SeriesLabels, State, Transition, Verdict, Window,
+    counterfactual, judge, short_value,
 };
 use super::{Output, Outputs};
 use crate::contract::{Aggregate, Condition, Promise, Scalar};
@@ -436,7 +436,13 @@ fn each_due(promised: &Promised, open: &Open, last_data: Timestamp) -> Option<Ti
 }
 
 /// A transition in one sentence.
-fn sentence(promised: &Promised, key: &SeriesKey, judged: &Judged, opened: Timestamp, why: Option<Resolution>) -> String {
+fn sentence(
+    promised: &Promised,
+    key: &SeriesKey,
+    judged: &Judged,
+    opened: Timestamp,
+    why: Option<Resolution>,
+) -> String {
     let series = SeriesLabels(&promised.group_by, key).to_string();
     let of = if series.is_empty() { String::new() } else { format!(" ({series})") };
     let what = format!("{}{of}", promised.indicator_words());

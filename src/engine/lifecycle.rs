@@ -100,7 +100,13 @@ impl Lifecycle {
 
     /// Takes in the verdict of a window that ends at `at`. `last_data` is the newest
     /// observation of the series.
-    pub fn judge(&mut self, objective: &Objective, at: Timestamp, verdict: Verdict, last_data: Timestamp) -> Option<Change> {
+    pub fn judge(
+        &mut self,
+        objective: &Objective,
+        at: Timestamp,
+        verdict: Verdict,
+        last_data: Timestamp,
+    ) -> Option<Change> {
         let breached = match (verdict, objective.no_data) {
             (Verdict::Breached, _) | (Verdict::NoData, NoData::Breach) => Some(true),
             (Verdict::Met, _) => Some(false),

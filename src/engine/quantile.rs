@@ -120,7 +120,15 @@ mod tests {
 
     #[test]
     fn nearest_rank_is_exact_for_decimal_shares() {
-        for (share, count, rank) in [(0.99, 100, 99), (0.95, 20, 19), (0.5, 1, 1), (0.5, 4, 2), (0.999, 1000, 999), (0.07, 100, 7), (0.99, 101, 100)] {
+        for (share, count, rank) in [
+            (0.99, 100, 99),
+            (0.95, 20, 19),
+            (0.5, 1, 1),
+            (0.5, 4, 2),
+            (0.999, 1000, 999),
+            (0.07, 100, 7),
+            (0.99, 101, 100),
+        ] {
             assert_eq!(nearest_rank(share, count), rank, "{share} of {count}");
         }
     }

@@ -13,6 +13,7 @@ use super::aggregate::Accumulator;
 use super::application::{Application, IDLE, Place, RuleState, Series};
 use super::lifecycle::Lifecycle;
 use super::pane::{Pane, Panes, Share};
+use super::program::{Input, Promised};
 use super::verdict::{SeriesKey, SeriesLabels};
 use super::{Engine, digest};
 use crate::time::{Span, Timestamp};
@@ -39,6 +40,10 @@ pub struct ApplicationRow {
     pub tenant: String,
     /// Which.
     pub application: String,
+    /// Greatest event time seen.
+    pub clock: Timestamp,
+    /// Panes that start before this are not needed by any window that is still to be judged.
+    pub needed_from: Timestamp,
     /// JSON.
     pub state: String,
 }
@@ -185,7 +190,8 @@ impl Engine {
         if watched.promised.is_each() {
             // A timer only makes the engine look; due times are computed anew then.
             let soon = application.watermark + Span::from_micros(1);
-            let due = if application.series.get(index).lifecycle.open().is_some() { soon } else { state.last_data + IDLE };
+            let due =
+                if application.series.get(index).lifecycle.open().is_some() { soon } else { state.last_data + IDLE };
             watched.timers.insert((due, key.clone()));
         }
         watched.inputs[usize::from(place.input)].insert(key, index);
@@ -228,13 +234,16 @@ impl Engine {
     pub fn needed_from(&self) -> Vec<([String; 6], Timestamp)> {
         let mut needed = Vec::new();
         for application in self.applications.values() {
-            for watched in application.bound.iter().flat_map(|bound| &bound.watched) {
-                let promised = &watched.promised;
-                for input in promised.inputs.iter().filter(|input| input.every > Span::ZERO) {
-                    let Some(end) = watched.next_end else { continue };
-                    let key = [&*application.tenant, &*application.name, &promised.contract, &promised.objective.name, &input.name, &promised.measure];
-                    needed.push((key.map(str::to_owned), end - input.window));
-                }
+            for (promised, input, from) in application.needed_from() {
+                let key = [
+                    &*application.tenant,
+                    &*application.name,
+                    &promised.contract,
+                    &promised.objective.name,
+                    &input.name,
+                    &promised.measure,
+                ];
+                needed.push((key.map(str::to_owned), from));
             }
         }
         needed.sort();
@@ -251,11 +260,20 @@ impl Application {
         Some(Place { bound: b as u16, objective: o as u16, input: i as u16 })
     }
 
+    fn needed_from(&self) -> impl Iterator<Item = (&Promised, &Input, Timestamp)> {
+        self.bound.iter().flat_map(|bound| &bound.watched).flat_map(|watched| {
+            let windowed = watched.promised.inputs.iter().filter(|input| input.every > Span::ZERO);
+            windowed.filter_map(|input| Some((&*watched.promised, input, watched.next_end? - input.window)))
+        })
+    }
+
     fn snapshot(&mut self, snapshot: &mut Snapshot) {
         let (tenant, application) = (self.tenant.to_string(), self.name.to_string());
         snapshot.applications.push(ApplicationRow {
             tenant: tenant.clone(),
             application: application.clone(),
+            clock: self.clock,
+            needed_from: self.needed_from().map(|(.., from)| from).min().unwrap_or(self.clock),
             state: json(&self.state()),
         });
         for (contract, objective, input, key) in std::mem::take(&mut self.forgotten) {

@@ -298,7 +298,11 @@ pub fn counterfactual(promised: &Promised, window: &Accumulator) -> Option<Count
     let (bad, bad_allowed) = match (indicator.aggregate, window) {
         (Aggregate::Quantile(share), Accumulator::Quantile { below, above, .. }) => {
             let rank = nearest_rank(share, summary.samples);
-            if *above > summary.samples - rank { (Some(*above), Some(summary.samples - rank)) } else { (Some(*below), Some(rank - 1)) }
+            if *above > summary.samples - rank {
+                (Some(*above), Some(summary.samples - rank))
+            } else {
+                (Some(*below), Some(rank - 1))
+            }
         }
         (Aggregate::Ratio, Accumulator::Ratio { n, good }) if low.is_finite() => {
             let needed = (low * *n as f64 - *n as f64 * 1e-12).ceil().max(0.0) as u64;

@@ -141,7 +141,9 @@ pub(super) async fn answer(store: &Store, id: &str) -> Result<Why, ExplainError>
 
 /// How far a value is from the nearest bound, and that as a share of the bound.
 fn distance(value: Option<&Scalar>, target: Option<&Condition>) -> (Option<f64>, Option<f64>) {
-    let (Some(value), Some(target)) = (value.and_then(|value| value.0.as_number()), target) else { return (None, None) };
+    let (Some(value), Some(target)) = (value.and_then(|value| value.0.as_number()), target) else {
+        return (None, None);
+    };
     let (low, high) = target.bounds();
     let bound = if value > high { high } else { low };
     if !bound.is_finite() {
@@ -226,7 +228,11 @@ impl Why {
 
     /// For a ticket.
     pub fn markdown(&self) -> String {
-        format!("## Violation {}\n\n{}", self.violation.id, self.lines("\n", "- ", |title| format!("\n### {title}\n\n")))
+        format!(
+            "## Violation {}\n\n{}",
+            self.violation.id,
+            self.lines("\n", "- ", |title| format!("\n### {title}\n\n"))
+        )
     }
 
     fn lines(&self, gap: &str, item: &str, heading: impl Fn(&str) -> String) -> String {
@@ -254,7 +260,8 @@ impl Why {
             text.push_str(&heading("What was done"));
             for action in &self.actions {
                 let reason = action.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
-                let _ = writeln!(text, "{item}{} {} {}: {}{reason}", action.at, action.kind, action.params, action.state);
+                let _ =
+                    writeln!(text, "{item}{} {} {}: {}{reason}", action.at, action.kind, action.params, action.state);
                 for outcome in &action.outcomes {
                     let message = outcome.message.as_ref().map(|message| format!(": {message}")).unwrap_or_default();
                     let _ = writeln!(text, "{item}{} {} {}{message}", outcome.at, action.kind, outcome.state);

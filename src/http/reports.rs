@@ -68,7 +68,8 @@ pub(super) async fn post(State(app): State<App>, body: Bytes) -> Result<(StatusC
         app.metrics.rejected(rejection.reason);
     }
     store(&app, messages).await?;
-    let record = |r: &Rejection| RejectionRecord { index: r.index, reason: r.reason.as_str(), message: r.message.clone() };
+    let record =
+        |r: &Rejection| RejectionRecord { index: r.index, reason: r.reason.as_str(), message: r.message.clone() };
     let errors: Vec<RejectionRecord> = rejections.iter().take(REJECTIONS_MAX).map(record).collect();
     if accepted == 0 {
         let detail = match rejections.as_slice() {

@@ -60,7 +60,9 @@ pub async fn read(
         match stop.run_until_cancelled(reading).await {
             None => break,
             Some(Err(Lost::Replaced)) => {
-                anyhow::bail!("the stream {STREAM} was replaced by another while the service ran; start the service again");
+                anyhow::bail!(
+                    "the stream {STREAM} was replaced by another while the service ran; start the service again"
+                );
             }
             Some(Err(Lost::Again(error))) => {
                 shards.set_caught_up(false);

@@ -231,7 +231,11 @@ impl Shard {
                 shard: self.settings.number as i64,
                 shards: self.settings.shards as i64,
                 position: self.settings.position,
-                ahead: if self.settings.position <= self.read_before { self.settings.positions.clone() } else { BTreeMap::new() },
+                ahead: if self.settings.position <= self.read_before {
+                    self.settings.positions.clone()
+                } else {
+                    BTreeMap::new()
+                },
                 snapshot: self.engine.snapshot(),
             });
         }
@@ -258,7 +262,9 @@ fn admit<'a>(
 ) -> Result<Report<'a>, Rejection> {
     let refuse = |reason, message| Err(Rejection { index, reason, message });
     match address {
-        None => return refuse(Reason::Subject, "reports come on qoa.reports.<tenant>.<application>.<stage>".to_owned()),
+        None => {
+            return refuse(Reason::Subject, "reports come on qoa.reports.<tenant>.<application>.<stage>".to_owned());
+        }
         Some((tenant, application)) if **tenant != *report.tenant || **application != *report.application => {
             let message = format!(
                 "tenant {} and application {} differ from {tenant} and {application} of its subject",

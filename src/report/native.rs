@@ -270,9 +270,8 @@ impl<'de: 'a, 'a, V: Deserialize<'de>> Deserialize<'de> for Pairs<'a, V> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs<'a, V>, A::Error> {
                 let mut pairs = SmallVec::new();
                 while let Some(name) = map.next_key::<Text<'a>>()? {
-                    let value = map
-                        .next_value()
-                        .map_err(|error| de::Error::custom(format_args!("{name:?}: {error}")))?;
+                    let value =
+                        map.next_value().map_err(|error| de::Error::custom(format_args!("{name:?}: {error}")))?;
                     pairs.push((name, value));
                 }
                 Ok(Pairs(pairs))
@@ -343,7 +342,11 @@ mod tests {
             (GOOD.replace("\"model\"", "\"stage\""), Reason::Name, "rename it"),
             (GOOD.replace("2026-11-23T22:15:00.123Z", "now"), Reason::Shape, "RFC 3339"),
             ("".to_owned(), Reason::Syntax, "empty"),
-            ("{\"time\":1,\"application\":\"a\",\"stage\":\"s\",\"instance\":\"i\"}".to_owned(), Reason::Shape, "at least one of"),
+            (
+                "{\"time\":1,\"application\":\"a\",\"stage\":\"s\",\"instance\":\"i\"}".to_owned(),
+                Reason::Shape,
+                "at least one of",
+            ),
         ];
         for (text, reason, words) in cases {
             let all = decoded(&text);

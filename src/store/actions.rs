@@ -78,8 +78,7 @@ pub struct ActionQuery {
     pub limit: u32,
 }
 
-const SELECT: &str =
-    "SELECT id, violation, tenant, application, contract, objective, name, kind, params, state, reason, at FROM actions";
+const SELECT: &str = "SELECT id, violation, tenant, application, contract, objective, name, kind, params, state, reason, at FROM actions";
 
 fn id(row: &AnyRow, column: &str) -> Result<Uuid> {
     Ok(Uuid::parse_str(&text(row, column)?).unwrap_or_default())
@@ -133,7 +132,8 @@ impl Store {
     async fn outcomes(&self, action: &str) -> Result<Vec<Outcome>> {
         let sql = "SELECT state, at, message FROM outcomes WHERE action = $1 ORDER BY at, state";
         let rows = query(sql, [action.into()]).fetch_all(&self.read).await?;
-        let read = |row| Ok(Outcome { state: text(row, "state")?, at: time(row, "at")?, message: maybe(row, "message")? });
+        let read =
+            |row| Ok(Outcome { state: text(row, "state")?, at: time(row, "at")?, message: maybe(row, "message")? });
         rows.iter().map(read).collect()
     }
 
@@ -151,8 +151,7 @@ impl Store {
         let sql = "SELECT id FROM actions WHERE id = $1 AND state NOT IN ('awaiting_approval', 'suppressed')";
         let known = query(sql, [action.into()]).fetch_optional(&mut *transaction).await?.is_some();
         if known {
-            let row =
-                [action.into(), outcome.state.as_str().into(), outcome.at.into(), outcome.message.clone().into()];
+            let row = [action.into(), outcome.state.as_str().into(), outcome.at.into(), outcome.message.clone().into()];
             let tail = "ON CONFLICT (action, state) DO NOTHING";
             insert_many(&mut transaction, "outcomes (action, state, at, message)", tail, vec![row]).await?;
         }

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{Arg, Delivery, Result, Store, action_event, insert_many, json_text, query, violation_event, webhook_event, word};
+use super::{
+    Arg, Delivery, Result, Store, action_event, insert_many, json_text, query, violation_event, webhook_event, word,
+};
 use crate::contract::Webhook;
 use crate::engine::{Action, ActionState, Snapshot, State, Transition};
 use crate::time::{Span, Timestamp};
@@ -78,7 +80,8 @@ async fn write_outputs(connection: &mut sqlx::AnyConnection, commit: &Commit) ->
             action.at.into(),
         ]
     });
-    let head = "actions (id, violation, tenant, application, contract, objective, name, kind, params, state, reason, at)";
+    let head =
+        "actions (id, violation, tenant, application, contract, objective, name, kind, params, state, reason, at)";
     insert_many(connection, head, "ON CONFLICT (id) DO NOTHING", actions.collect()).await?;
     if commit.nats {
         let leaving = commit.actions.iter().filter(|action| action.state == ActionState::Requested);
@@ -109,7 +112,8 @@ pub(super) async fn write_deliveries(
             due.into(),
         ]
     });
-    let head = "deliveries (id, event, violation, kind, destination, secret_env, body, state, attempts, created_at, next_at)";
+    let head =
+        "deliveries (id, event, violation, kind, destination, secret_env, body, state, attempts, created_at, next_at)";
     insert_many(connection, head, "ON CONFLICT (id) DO NOTHING", rows.collect()).await
 }
 
@@ -138,13 +142,8 @@ async fn write_transition(connection: &mut sqlx::AnyConnection, transition: &Tra
             query(sql, [transition.at.into(), id.as_str().into()]).execute(&mut *connection).await?;
         }
     }
-    let row = [
-        Arg::from(id),
-        word(&transition.state).into(),
-        transition.at.into(),
-        now.into(),
-        json_text(transition).into(),
-    ];
+    let row =
+        [Arg::from(id), word(&transition.state).into(), transition.at.into(), now.into(), json_text(transition).into()];
     let head = "transitions (violation, state, at, recorded_at, detail)";
     insert_many(connection, head, "ON CONFLICT (violation, state) DO NOTHING", vec![row]).await
 }
@@ -164,11 +163,15 @@ async fn write_checkpoint(connection: &mut sqlx::AnyConnection, checkpoint: &Che
             row.application.as_str().into(),
             source.as_str().into(),
             position.into(),
+            row.clock.into(),
+            row.needed_from.into(),
             row.state.as_str().into(),
         ]
     });
-    let tail = "ON CONFLICT (tenant, application) DO UPDATE SET source = excluded.source, position = excluded.position, state = excluded.state";
-    insert_many(connection, "applications (tenant, application, source, position, state)", tail, rows.collect()).await?;
+    let head = "applications (tenant, application, source, position, clock_at, needed_at, state)";
+    let tail = "ON CONFLICT (tenant, application) DO UPDATE SET source = excluded.source, position = excluded.position, \
+                clock_at = excluded.clock_at, needed_at = excluded.needed_at, state = excluded.state";
+    insert_many(connection, head, tail, rows.collect()).await?;
     let rows = snapshot.series.iter().map(|row| {
         [&row.tenant, &row.application, &row.contract, &row.objective, &row.input, &row.key, &row.labels, &row.state]
             .map(|text| Arg::from(text.as_str()))

@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{Result, Store, json_text, number, query, text, time};
+use crate::engine::Program;
 use crate::store::StoreError;
 use crate::time::Timestamp;
 
@@ -34,7 +35,8 @@ pub struct ContractVersion {
     pub in_force: bool,
 }
 
-const SELECT: &str = "SELECT name, number, version, digest, origin, source, policies, accepted_at, in_force FROM contracts";
+const SELECT: &str =
+    "SELECT name, number, version, digest, origin, source, policies, accepted_at, in_force FROM contracts";
 
 fn read(row: &sqlx::any::AnyRow) -> Result<ContractVersion> {
     let policies = text(row, "policies")?;
@@ -53,6 +55,21 @@ fn read(row: &sqlx::any::AnyRow) -> Result<ContractVersion> {
 }
 
 impl ContractVersion {
+    /// A version that is accepted now; the store gives it its number.
+    pub fn of(program: &Program, origin: String, source: String) -> ContractVersion {
+        ContractVersion {
+            name: program.name().to_owned(),
+            number: 0,
+            version: program.contract.metadata.version.clone(),
+            digest: ContractVersion::digest_of(&source, &program.policies.sources),
+            origin,
+            source,
+            policies: program.policies.sources.clone(),
+            accepted_at: Timestamp::now(),
+            in_force: true,
+        }
+    }
+
     /// What tells versions apart: the document and its scripts.
     pub fn digest_of(source: &str, policies: &BTreeMap<String, String>) -> String {
         format!("{:032x}", xxh3_128(format!("{source}\u{1f}{}", json_text(policies)).as_bytes()))

@@ -19,7 +19,8 @@ impl Store {
     /// Appends messages (tenant, application, body), all or nothing.
     pub async fn journal_append(&self, messages: Vec<(String, String, String)>) -> Result<()> {
         let mut transaction = self.write.begin().await?;
-        let rows = messages.into_iter().map(|(tenant, application, body)| [tenant.into(), application.into(), body.into()]);
+        let rows =
+            messages.into_iter().map(|(tenant, application, body)| [tenant.into(), application.into(), body.into()]);
         let head = "journal (tenant, application, body)";
         super::insert_many(&mut transaction, head, "", rows.collect()).await?;
         transaction.commit().await?;
@@ -28,7 +29,8 @@ impl Store {
 
     /// Messages after a position, in order.
     pub async fn journal_after(&self, position: i64, limit: i64) -> Result<Vec<Entry>> {
-        let sql = "SELECT position, tenant, application, body FROM journal WHERE position > $1 ORDER BY position LIMIT $2";
+        let sql =
+            "SELECT position, tenant, application, body FROM journal WHERE position > $1 ORDER BY position LIMIT $2";
         let rows = query(sql, [position.into(), limit.into()]).fetch_all(&self.read).await?;
         let read = |row| {
             Ok(Entry {

@@ -40,12 +40,9 @@ pub fn violation_event(transition: &Transition) -> Delivery {
     let (_, word) = event_kind(transition);
     let source = format!("/qualm/{tenant}/{application}/{contract}");
     let data = serde_json::to_value(transition).unwrap_or_default();
-    nats(
-        derived_id(*id, word),
-        *id,
-        format!("qoa.violations.{tenant}.{application}.{contract}"),
-        |event| cloud_event(event, &source, word, id, transition.at, data),
-    )
+    nats(derived_id(*id, word), *id, format!("qoa.violations.{tenant}.{application}.{contract}"), |event| {
+        cloud_event(event, &source, word, id, transition.at, data)
+    })
 }
 
 /// The CloudEvent of an action that may leave. `action` is its JSON.
@@ -55,12 +52,9 @@ pub fn action_event(id: Uuid, violation: Uuid, at: crate::time::Timestamp, actio
     let source = format!("/qualm/{tenant}/{application}/{}", field("contract"));
     let mut data = action.clone();
     data["outcome_subject"] = format!("qoa.outcomes.{id}").into();
-    nats(
-        derived_id(id, "action.requested"),
-        violation,
-        format!("qoa.actions.{tenant}.{application}.{kind}"),
-        |event| cloud_event(event, &source, "action.requested", &id, at, data),
-    )
+    nats(derived_id(id, "action.requested"), violation, format!("qoa.actions.{tenant}.{application}.{kind}"), |event| {
+        cloud_event(event, &source, "action.requested", &id, at, data)
+    })
 }
 
 impl Action {

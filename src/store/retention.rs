@@ -9,9 +9,10 @@ use crate::time::{Span, Timestamp};
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Retention {
-    /// Panes, by event time.
+    /// Panes, by event time before the newest report of their application. Those that windows
+    /// still need are kept.
     pub panes: Span,
-    /// Resolved violations with all that belongs to them, by event time.
+    /// Resolved violations with all that belongs to them, since their end was recorded.
     pub violations: Span,
     /// Deliveries that arrived or were given up.
     pub deliveries: Span,
@@ -27,20 +28,23 @@ impl Default for Retention {
 impl Store {
     /// Forgets what is older than it is kept; returns how many rows went.
     pub async fn forget_old(&self, retention: Retention, now: Timestamp) -> Result<u64> {
-        let old = "SELECT id FROM violations WHERE state = 'resolved' AND resolved_at < $1";
+        let panes = "DELETE FROM panes WHERE EXISTS (SELECT 1 FROM applications a WHERE a.tenant = panes.tenant \
+                     AND a.application = panes.application AND panes.start_at < a.clock_at - $1 AND panes.start_at < a.needed_at)";
+        let mut gone = query(panes, [retention.panes.as_micros().into()]).execute(&self.write).await?.rows_affected();
+        // Transitions tell when an end was recorded, so they go last.
+        let old = "SELECT violation FROM transitions WHERE state = 'resolved' AND recorded_at < $1";
         let statements = [
-            ("DELETE FROM panes WHERE start_at < $1".to_owned(), now - retention.panes),
-            (format!("DELETE FROM outcomes WHERE action IN (SELECT id FROM actions WHERE violation IN ({old}))"), now - retention.violations),
-            (format!("DELETE FROM actions WHERE violation IN ({old})"), now - retention.violations),
-            (format!("DELETE FROM transitions WHERE violation IN ({old})"), now - retention.violations),
-            (format!("DELETE FROM deliveries WHERE state <> 'pending' AND violation IN ({old})"), now - retention.violations),
-            ("DELETE FROM violations WHERE state = 'resolved' AND resolved_at < $1".to_owned(), now - retention.violations),
-            ("DELETE FROM deliveries WHERE done_at < $1".to_owned(), now - retention.deliveries),
+            format!("DELETE FROM outcomes WHERE action IN (SELECT id FROM actions WHERE violation IN ({old}))"),
+            format!("DELETE FROM actions WHERE violation IN ({old})"),
+            format!("DELETE FROM deliveries WHERE state <> 'pending' AND violation IN ({old})"),
+            format!("DELETE FROM violations WHERE id IN ({old})"),
+            format!("DELETE FROM transitions WHERE violation IN ({old})"),
         ];
-        let mut gone = 0;
-        for (sql, before) in statements {
-            gone += query(&sql, [before.into()]).execute(&self.write).await?.rows_affected();
+        for sql in statements {
+            gone += query(&sql, [(now - retention.violations).into()]).execute(&self.write).await?.rows_affected();
         }
+        let sql = "DELETE FROM deliveries WHERE done_at < $1";
+        gone += query(sql, [(now - retention.deliveries).into()]).execute(&self.write).await?.rows_affected();
         Ok(gone)
     }
 }

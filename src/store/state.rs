@@ -38,6 +38,22 @@ impl Store {
         Ok(Restored { position, applications })
     }
 
+    /// The sources whose state is here.
+    pub async fn sources(&self) -> Result<Vec<String>> {
+        let rows = query("SELECT DISTINCT source FROM positions ORDER BY source", []).fetch_all(&self.read).await?;
+        rows.iter().map(|row| text(row, "source")).collect()
+    }
+
+    /// Forgets the engine's state, but neither contracts nor violations.
+    pub async fn forget_state(&self) -> Result<()> {
+        let mut transaction = self.write.begin().await?;
+        for table in ["positions", "applications", "series", "panes", "seen_ids"] {
+            query(&format!("DELETE FROM {table}"), []).execute(&mut *transaction).await?;
+        }
+        transaction.commit().await?;
+        Ok(())
+    }
+
     /// Forgets positions of shards beyond the number there are now.
     pub async fn trim_positions(&self, source: &str, shards: i64) -> Result<()> {
         let sql = "DELETE FROM positions WHERE source = $1 AND shard >= $2";
@@ -48,10 +64,15 @@ impl Store {
     /// Gives each engine the state of the applications that are its own. Contracts must be set.
     pub async fn restore(&self, engines: &mut [Engine], shard_of: impl Fn(&str, &str) -> usize) -> Result<()> {
         let unreadable = |table| move |error| StoreError::Unreadable { table, error };
-        for row in query("SELECT tenant, application, state FROM applications", []).fetch_all(&self.read).await? {
+        for row in query("SELECT tenant, application, clock_at, needed_at, state FROM applications", [])
+            .fetch_all(&self.read)
+            .await?
+        {
             let row = ApplicationRow {
                 tenant: text(&row, "tenant")?,
                 application: text(&row, "application")?,
+                clock: time(&row, "clock_at")?,
+                needed_from: time(&row, "needed_at")?,
                 state: text(&row, "state")?,
             };
             let engine = &mut engines[shard_of(&row.tenant, &row.application)];
@@ -130,7 +151,9 @@ impl Store {
     pub async fn series_of(&self, contract: &str) -> Result<Vec<(String, serde_json::Value, serde_json::Value)>> {
         let sql = "SELECT objective, labels, state FROM series WHERE contract = $1 ORDER BY objective, input, series LIMIT 10000";
         let rows = query(sql, [contract.into()]).fetch_all(&self.read).await?;
-        let read = |row| Ok((text(row, "objective")?, super::json(row, "series", "labels")?, super::json(row, "series", "state")?));
+        let read = |row| {
+            Ok((text(row, "objective")?, super::json(row, "series", "labels")?, super::json(row, "series", "state")?))
+        };
         rows.iter().map(read).collect()
     }
 

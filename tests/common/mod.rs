@@ -270,7 +270,8 @@ impl Violation {
 
 /// What `replay` finds in a file of reports.
 pub fn replayed(contract: &Path, reports: &Path) -> Vec<Violation> {
-    let output = run(qualm().args(["replay", "--format", "json", "--contract"]).arg(contract).arg("--reports").arg(reports));
+    let output =
+        run(qualm().args(["replay", "--format", "json", "--contract"]).arg(contract).arg("--reports").arg(reports));
     assert!(output.status.code().is_some_and(|code| code < 2), "{}", stderr(&output));
     let rows = stdout(&output).lines().map(|line| serde_json::from_str::<Json>(line).unwrap()).collect::<Vec<_>>();
     let mut found: Vec<Violation> = rows.iter().filter(|row| row["type"] == "violation").map(Violation::of).collect();

@@ -87,14 +87,8 @@ fn one_request(request: u64, faults: &Faults, random: &mut StdRng) -> Vec<(&'sta
     };
     let gateway = around(0.003, 0.4);
     let preparation = around(0.006, 0.4);
-    let mut reports = vec![report(
-        "gateway",
-        "gw-0",
-        json!({}),
-        json!({"service.response_time": gateway}),
-        Json::Null,
-        json!([]),
-    )];
+    let mut reports =
+        vec![report("gateway", "gw-0", json!({}), json!({"service.response_time": gateway}), Json::Null, json!([]))];
     if !on(&faults.missing_data) {
         let completeness = around(0.96, 0.05);
         let metrics = json!({"service.response_time": preparation, "data.completeness": completeness});
@@ -110,7 +104,8 @@ fn one_request(request: u64, faults: &Faults, random: &mut StdRng) -> Vec<(&'sta
         slowest = slowest.max(duration);
         best = best.max(confidence);
         let metrics = json!({"service.response_time": duration, "ml.confidence": confidence, "cost.usd": around(0.0004 * dear, 0.2)});
-        let inference = json!({"id": format!("i-{instance}-{request}"), "request": format!("q-{request}"), "prediction": "car"});
+        let inference =
+            json!({"id": format!("i-{instance}-{request}"), "request": format!("q-{request}"), "prediction": "car"});
         let labels = json!({"model": model, "device": "edge-gpu"});
         reports.push(report("inference", instance, labels, metrics, inference, json!(["pre-0"])));
     }

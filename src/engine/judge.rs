@@ -1,12 +1,13 @@
 //! Judging what is due: windows into evaluations, evaluations into transitions and actions.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use super::action;
 use super::aggregate::Accumulator;
 use super::application::{Application, IDLE, Place};
 use super::lifecycle::{Change, Latest, Open, Resolution};
-use super::pane::{Share, SourceId};
+use super::pane::{OTHERS, Share, SourceId};
 use super::program::Promised;
 use super::verdict::{
     Action, Contributor, Evaluation, Evidence, SeriesKey, SeriesLabels, State, Transition, Verdict, Window,
@@ -369,7 +370,10 @@ impl Application {
         let counts_misses = promised.objective.target().is_some_and(Condition::is_bound)
             || promised.inputs.iter().any(|input| input.indicator.aggregate == Aggregate::Ratio);
         let mut shares = shares.to_vec();
-        shares.sort_by(|a, b| (b.misses, b.samples, a.source).cmp(&(a.misses, a.samples, b.source)));
+        // The sum of all others is nobody to turn to, so it comes last.
+        let rank = |share: &Share| (share.source == OTHERS, Reverse(share.misses), Reverse(share.samples));
+        let name = |share: &Share| self.sources.name(share.source);
+        shares.sort_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| name(a).cmp(name(b))));
         let contributors = shares.iter().take(CONTRIBUTORS_MAX).map(|share| Contributor {
             source: self.sources.name(share.source).to_owned(),
             samples: share.samples,

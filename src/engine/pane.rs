@@ -71,9 +71,9 @@ pub fn add_share(shares: &mut Vec<Share>, share: Share) {
             shares.len() - 1
         }
         None => {
-            let last = shares.len() - 1;
-            shares[last].source = OTHERS;
-            last
+            let others = shares.iter().position(|known| known.source == OTHERS).unwrap_or(shares.len() - 1);
+            shares[others].source = OTHERS;
+            others
         }
     };
     let known = &mut shares[at];

@@ -2,18 +2,23 @@
 //!
 //! The modules in reading order; a module uses what stands above it, never what stands below.
 
-pub mod catalog;
-pub mod cli;
-pub mod config;
-pub mod contract;
-pub mod dispatch;
-pub mod engine;
-pub mod explain;
-pub mod http;
-pub mod ingest;
-pub mod metrics;
-pub mod policy;
-pub mod report;
-pub mod service;
-pub mod store;
+// What goes in: times, reports, contracts, scripts.
 pub mod time;
+pub mod report;
+pub mod contract;
+pub mod policy;
+// The core: reports and time in, verdicts, violations and actions out.
+pub mod engine;
+// What is remembered, and what can be asked of it.
+pub mod store;
+pub mod explain;
+// The service: counting, reading reports, contracts in force, sending events, the API.
+pub mod metrics;
+pub mod ingest;
+pub mod catalog;
+pub mod dispatch;
+pub mod http;
+// Putting it together.
+pub mod config;
+pub mod service;
+pub mod cli;

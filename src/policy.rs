@@ -244,7 +244,9 @@ pub fn compile(loaded: &mut Loaded, read: impl Fn(&str) -> Result<String, String
         let functions: Vec<_> = policies.scripts[policy].iter_functions().collect();
         if !functions.iter().any(|f| f.name == function && f.params.len() == arguments) {
             let message = format!("policy {policy} has no function `{function}` with {arguments} parameter(s)");
-            let known: Vec<String> = functions.iter().map(|f| format!("{}({})", f.name, f.params.join(", "))).collect();
+            let mut known: Vec<String> =
+                functions.iter().map(|f| format!("{}({})", f.name, f.params.join(", "))).collect();
+            known.sort();
             let hint = Some(format!("it has: {}", known.join(", ")));
             loaded.find(Level::Error, &format!("{pointer}/function"), message, hint);
         }

@@ -450,3 +450,47 @@ fn http_errors_are_problems() {
     let large = "x".repeat(9 << 20);
     assert_eq!(service.send("POST", "/v1/reports", &large).0, 413);
 }
+
+/// The commands of the documentation that need the service, in blocks "```sh service"; the one
+/// that starts it, "```sh serve", is what this test starts.
+#[test]
+fn documented_commands_run_beside_the_service() {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    assert!(readme.contains("```sh serve\nqualm serve --nats nats://127.0.0.1:4222 --contracts contracts/\n```"));
+    let folder = tempfile::tempdir().unwrap();
+    let nats = Nats::start();
+    let database = format!("sqlite:{}", folder.path().join("qualm.db").display());
+    let service = Service::start(&["--nats", &nats.url, "--contracts", "contracts/", "--database", &database]);
+    let binary = Path::new(env!("CARGO_BIN_EXE_qualm")).parent().unwrap();
+    let path = format!("{}:{}", binary.display(), std::env::var("PATH").unwrap());
+    let shell = |block: &str| {
+        let block = block.replace("nats://127.0.0.1:4222", &nats.url).replace("sqlite:qualm.db", &database);
+        let mut command = Command::new("sh");
+        command.args(["-euc", &block]).envs([("PATH", path.as_str()), ("QUALM_SERVER", &service.url)]);
+        let output = run(command.current_dir(root()));
+        assert!(output.status.success(), "{block}\n{}", stderr(&output));
+        stdout(&output)
+    };
+    let blocks = |text: &str| {
+        let parts: Vec<String> =
+            text.split("```sh service\n").skip(1).map(|part| part.split("```").next().unwrap().to_owned()).collect();
+        assert!(!parts.is_empty());
+        parts
+    };
+    for block in blocks(&readme) {
+        assert!(shell(&block).contains("reports sent, 0 refused"), "{block}");
+    }
+    let id = wait_for("a violation", LIMIT, || {
+        let (_, page) = service.get("/v1/violations?objective=fast-inference");
+        Some(page["items"][0]["id"].as_str()?.to_owned())
+    });
+    let operations = std::fs::read_to_string(root().join("docs/OPERATIONS.md")).unwrap();
+    for block in blocks(&operations) {
+        let said = shell(&block.replace("VIOLATION", &id));
+        assert_eq!(
+            said.matches("smart-building/fast-inference").count(),
+            block.matches("qualm explain").count(),
+            "{said}"
+        );
+    }
+}

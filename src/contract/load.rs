@@ -89,12 +89,30 @@ pub fn load(file: &str, source: &str) -> Loaded {
         findings: Vec::new(),
         document: None,
     };
+    let unreadable = |(line, column), message, hint: &str| {
+        let hint = Some(hint.to_owned());
+        Finding { file: file.to_owned(), line, column, level: Level::Error, message, hint }
+    };
+    // JSON is YAML, but YAML forgives what is a slip in JSON.
+    if file.ends_with(".json")
+        && let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(source)
+    {
+        let place = (error.line().max(1), error.column().max(1));
+        loaded.findings.push(unreadable(
+            place,
+            format!("not JSON: {error}"),
+            "check commas, quotes and braces before this place",
+        ));
+        return loaded;
+    }
     match document::parse(source) {
         Ok(document) => loaded.document = Some(document),
         Err(error) => {
-            let (line, column) = error.place;
-            let (file, message) = (file.to_owned(), error.message);
-            loaded.findings.push(Finding { file, line, column, level: Level::Error, message, hint: None });
+            let hint = match source.trim() {
+                "" => "a contract has apiVersion, kind, metadata and spec; see `qualm schema contract`",
+                _ => "check brackets, quotes and indentation at this place and before it",
+            };
+            loaded.findings.push(unreadable(error.place, error.message, hint));
             return loaded;
         }
     }

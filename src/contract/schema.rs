@@ -34,8 +34,15 @@ pub(super) fn check(document: &Json) -> Vec<Fault> {
 fn in_words(error: &ValidationError<'_>) -> Vec<Fault> {
     let pointer = error.instance_path().to_string();
     let fault = |pointer: String, message: String, hint: Option<String>| Fault { pointer, message, hint };
-    let field = pointer.rsplit('/').next().unwrap_or_default().to_owned();
+    let field = field_of(&pointer);
     match error.kind() {
+        Kind::Type { .. } if pointer.is_empty() => {
+            let hint = "write apiVersion, kind, metadata and spec; see `qualm schema contract`".to_owned();
+            vec![fault(pointer, "a contract is a mapping of fields".to_owned(), Some(hint))]
+        }
+        Kind::Constant { expected_value } => {
+            vec![fault(pointer, format!("`{field}` must be {expected_value}"), None)]
+        }
         Kind::AdditionalProperties { unexpected } => {
             let known = known_fields(error);
             unexpected
@@ -113,6 +120,16 @@ pub(super) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>)
     candidates
         .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
         .filter(|(edits, candidate)| *edits <= 2 && edits * 2 < candidate.len())
-        .min()
+        .min_by_key(|(edits, _)| *edits)
         .map(|(_, candidate)| candidate)
+}
+
+/// The last part of a pointer; for an item of a list, with the list's name.
+fn field_of(pointer: &str) -> String {
+    let mut parts = pointer.rsplit('/');
+    let last = parts.next().unwrap_or_default();
+    match (last.parse::<usize>(), parts.next()) {
+        (Ok(index), Some(list)) => format!("{list}[{index}]"),
+        _ => last.to_owned(),
+    }
 }

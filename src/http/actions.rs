@@ -31,7 +31,7 @@ pub(super) struct Approval {
 
 /// Actions, newest first
 #[utoipa::path(
-    get, path = "/v1/actions", tag = "actions", params(Wanted, PageQuery),
+    get, path = "/v1/actions", operation_id = "listActions", tag = "actions", params(Wanted, PageQuery),
     responses((status = 200, body = List<ActionRecord>))
 )]
 pub(super) async fn list(
@@ -51,7 +51,7 @@ pub(super) async fn list(
 
 /// An action and its outcomes
 #[utoipa::path(
-    get, path = "/v1/actions/{id}", tag = "actions", params(("id" = String, Path)),
+    get, path = "/v1/actions/{id}", operation_id = "getAction", tag = "actions", params(("id" = String, Path)),
     responses((status = 200, body = ActionRecord), (status = 404, body = Problem))
 )]
 pub(super) async fn get(State(app): State<App>, Path(id): Path<String>) -> Result<Json<ActionRecord>, Problem> {
@@ -60,7 +60,7 @@ pub(super) async fn get(State(app): State<App>, Path(id): Path<String>) -> Resul
 
 /// Let an action leave that awaits approval
 #[utoipa::path(
-    post, path = "/v1/actions/{id}/approve", tag = "actions", params(("id" = String, Path)),
+    post, path = "/v1/actions/{id}/approve", operation_id = "approveAction", tag = "actions", params(("id" = String, Path)),
     request_body = Approval,
     responses((status = 200, body = ActionRecord), (status = 404, body = Problem), (status = 409, body = Problem))
 )]
@@ -81,7 +81,7 @@ pub(super) async fn approve(
 
 /// Answer what became of an action
 #[utoipa::path(
-    post, path = "/v1/actions/{id}/outcome", tag = "actions", params(("id" = String, Path)),
+    post, path = "/v1/actions/{id}/outcome", operation_id = "reportOutcome", tag = "actions", params(("id" = String, Path)),
     request_body = Outcome,
     responses((status = 200, body = ActionRecord), (status = 404, body = Problem), (status = 422, body = Problem))
 )]

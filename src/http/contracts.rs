@@ -47,14 +47,14 @@ pub(super) struct SeriesStatus {
 }
 
 /// The contracts in force
-#[utoipa::path(get, path = "/v1/contracts", tag = "contracts", responses((status = 200, body = Vec<ContractVersion>)))]
+#[utoipa::path(get, path = "/v1/contracts", operation_id = "listContracts", tag = "contracts", responses((status = 200, body = Vec<ContractVersion>)))]
 pub(super) async fn list(State(app): State<App>) -> Result<Json<Vec<ContractVersion>>, Problem> {
     Ok(Json(app.store.contracts_in_force().await?))
 }
 
 /// A contract in force
 #[utoipa::path(
-    get, path = "/v1/contracts/{name}", tag = "contracts", params(("name" = String, Path)),
+    get, path = "/v1/contracts/{name}", operation_id = "getContract", tag = "contracts", params(("name" = String, Path)),
     responses((status = 200, body = ContractVersion), (status = 404, body = Problem))
 )]
 pub(super) async fn get(State(app): State<App>, Path(name): Path<String>) -> Result<Json<ContractVersion>, Problem> {
@@ -63,7 +63,7 @@ pub(super) async fn get(State(app): State<App>, Path(name): Path<String>) -> Res
 
 /// Put a contract, or a new version of it, into force
 #[utoipa::path(
-    put, path = "/v1/contracts/{name}", tag = "contracts", params(("name" = String, Path)),
+    put, path = "/v1/contracts/{name}", operation_id = "putContract", tag = "contracts", params(("name" = String, Path)),
     request_body(content = String, content_type = "application/yaml", description = "YAML or JSON; see `qualm schema contract`"),
     responses(
         (status = 200, body = ContractVersion),
@@ -82,7 +82,7 @@ pub(super) async fn put(
 
 /// Withdraw a contract; its open violations close as withdrawn
 #[utoipa::path(
-    delete, path = "/v1/contracts/{name}", tag = "contracts", params(("name" = String, Path)),
+    delete, path = "/v1/contracts/{name}", operation_id = "deleteContract", tag = "contracts", params(("name" = String, Path)),
     responses((status = 204), (status = 404, body = Problem), (status = 409, body = Problem))
 )]
 pub(super) async fn delete(State(app): State<App>, Path(name): Path<String>) -> Result<StatusCode, Problem> {
@@ -92,7 +92,7 @@ pub(super) async fn delete(State(app): State<App>, Path(name): Path<String>) -> 
 
 /// Every version that was ever accepted, newest first
 #[utoipa::path(
-    get, path = "/v1/contracts/{name}/versions", tag = "contracts", params(("name" = String, Path)),
+    get, path = "/v1/contracts/{name}/versions", operation_id = "listContractVersions", tag = "contracts", params(("name" = String, Path)),
     responses((status = 200, body = Vec<ContractVersion>), (status = 404, body = Problem))
 )]
 pub(super) async fn versions(
@@ -108,7 +108,7 @@ pub(super) async fn versions(
 
 /// Whether a contract is healthy, and how its objectives stand
 #[utoipa::path(
-    get, path = "/v1/contracts/{name}/status", tag = "contracts", params(("name" = String, Path)),
+    get, path = "/v1/contracts/{name}/status", operation_id = "getContractStatus", tag = "contracts", params(("name" = String, Path)),
     responses((status = 200, body = Status), (status = 404, body = Problem))
 )]
 pub(super) async fn status(State(app): State<App>, Path(name): Path<String>) -> Result<Json<Status>, Problem> {

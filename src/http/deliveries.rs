@@ -21,7 +21,7 @@ pub(super) struct Wanted {
 
 /// Deliveries, newest first
 #[utoipa::path(
-    get, path = "/v1/deliveries", tag = "deliveries", params(Wanted, PageQuery),
+    get, path = "/v1/deliveries", operation_id = "listDeliveries", tag = "deliveries", params(Wanted, PageQuery),
     responses((status = 200, body = List<DeliveryRecord>))
 )]
 pub(super) async fn list(
@@ -35,7 +35,7 @@ pub(super) async fn list(
 
 /// Try a dead delivery again, with the same id and body
 #[utoipa::path(
-    post, path = "/v1/deliveries/{id}/replay", tag = "deliveries", params(("id" = String, Path)),
+    post, path = "/v1/deliveries/{id}/replay", operation_id = "replayDelivery", tag = "deliveries", params(("id" = String, Path)),
     responses((status = 200, body = DeliveryRecord), (status = 404, body = Problem))
 )]
 pub(super) async fn replay(State(app): State<App>, Path(id): Path<String>) -> Result<Json<DeliveryRecord>, Problem> {

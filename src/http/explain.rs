@@ -18,7 +18,7 @@ pub(super) struct About {
 
 /// Ask a question; `why` about a violation
 #[utoipa::path(
-    get, path = "/v1/explain/{question}", tag = "explanations", params(("question" = String, Path), About),
+    get, path = "/v1/explain/{question}", operation_id = "ask", tag = "explanations", params(("question" = String, Path), About),
     responses((status = 200, body = Why), (status = 404, body = Problem))
 )]
 pub(super) async fn ask(

@@ -41,7 +41,7 @@ pub(super) struct RejectionRecord {
 
 /// Take in reports: one, a JSON array of them, or one a line (NDJSON)
 #[utoipa::path(
-    post, path = "/v1/reports", tag = "reports",
+    post, path = "/v1/reports", operation_id = "postReports", tag = "reports",
     request_body(content = String, content_type = "application/json", description = "See `qualm schema report`"),
     responses(
         (status = 202, body = Accepted, description = "At least one report was taken in"),

@@ -40,7 +40,7 @@ pub(super) struct Acknowledgement {
 
 /// Violations, newest first
 #[utoipa::path(
-    get, path = "/v1/violations", tag = "violations", params(Wanted, PageQuery),
+    get, path = "/v1/violations", operation_id = "listViolations", tag = "violations", params(Wanted, PageQuery),
     responses((status = 200, body = List<ViolationRecord>))
 )]
 pub(super) async fn list(
@@ -61,7 +61,7 @@ pub(super) async fn list(
 
 /// A violation and its transitions
 #[utoipa::path(
-    get, path = "/v1/violations/{id}", tag = "violations", params(("id" = String, Path)),
+    get, path = "/v1/violations/{id}", operation_id = "getViolation", tag = "violations", params(("id" = String, Path)),
     responses((status = 200, body = Whole), (status = 404, body = Problem))
 )]
 pub(super) async fn get(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Whole>, Problem> {
@@ -72,7 +72,7 @@ pub(super) async fn get(State(app): State<App>, Path(id): Path<String>) -> Resul
 
 /// Take note of a violation; the first one counts
 #[utoipa::path(
-    post, path = "/v1/violations/{id}/acknowledge", tag = "violations", params(("id" = String, Path)),
+    post, path = "/v1/violations/{id}/acknowledge", operation_id = "acknowledgeViolation", tag = "violations", params(("id" = String, Path)),
     request_body = Acknowledgement,
     responses((status = 200, body = ViolationRecord), (status = 404, body = Problem))
 )]
@@ -86,7 +86,7 @@ pub(super) async fn acknowledge(
 
 /// Why there is this violation
 #[utoipa::path(
-    get, path = "/v1/violations/{id}/explanation", tag = "violations", params(("id" = String, Path)),
+    get, path = "/v1/violations/{id}/explanation", operation_id = "explainViolation", tag = "violations", params(("id" = String, Path)),
     responses((status = 200, body = Why), (status = 404, body = Problem))
 )]
 pub(super) async fn explanation(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Why>, Problem> {

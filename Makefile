@@ -22,5 +22,4 @@ lint: ## format, clippy, documentation: no warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
 
 bench: ## what a report costs; figures in benches/README.md
-	cargo bench --locked
-	benches/replay.sh
+	cargo bench --locked --bench engine --bench replay

@@ -436,6 +436,7 @@ fn http_errors_are_problems() {
         ("GET", "/v1/violations?limit=9999", "", 400),
         ("GET", "/v1/violations?limit=ten", "", 400),
         ("GET", "/v1/violations?cursor=x", "", 400),
+        ("GET", "/v1/violations?objectiv=x", "", 400),
         ("GET", "/v1/explain/who?violation=x", "", 404),
         ("PATCH", "/v1/violations", "", 405),
         ("POST", "/v1/reports", "{}", 422),

@@ -6,13 +6,14 @@ use axum::extract::{Path, Query, State};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::page::{List, PageQuery};
+use super::page::{self, List};
 use super::{App, Problem};
 use crate::dispatch::outcome::{self, OutcomeError};
 use crate::store::{ActionQuery, ActionRecord, Outcome};
 
 /// Which actions.
 #[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Wanted {
     contract: Option<String>,
@@ -20,6 +21,10 @@ pub(super) struct Wanted {
     violation: Option<String>,
     /// requested, awaiting_approval, suppressed, accepted, running, succeeded or failed
     state: Option<String>,
+    /// At most so many; 50 unless stated, 500 at most
+    limit: Option<u32>,
+    /// `next` of the part before
+    cursor: Option<String>,
 }
 
 /// Who approves an action.
@@ -31,20 +36,19 @@ pub(super) struct Approval {
 
 /// Actions, newest first
 #[utoipa::path(
-    get, path = "/v1/actions", operation_id = "listActions", tag = "actions", params(Wanted, PageQuery),
+    get, path = "/v1/actions", operation_id = "listActions", tag = "actions", params(Wanted),
     responses((status = 200, body = List<ActionRecord>))
 )]
 pub(super) async fn list(
     State(app): State<App>,
     Query(wanted): Query<Wanted>,
-    Query(page): Query<PageQuery>,
 ) -> Result<Json<List<ActionRecord>>, Problem> {
     let query = ActionQuery {
         contract: wanted.contract,
         violation: wanted.violation,
         state: wanted.state,
-        cursor: page.cursor()?,
-        limit: page.limit()?,
+        cursor: page::cursor(wanted.cursor.as_deref())?,
+        limit: page::limit(wanted.limit)?,
     };
     Ok(Json(app.store.actions(&query).await?.into()))
 }

@@ -10,6 +10,7 @@ use crate::explain::{self, Subject, Why};
 
 /// What is asked about.
 #[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct About {
     /// The id of a violation

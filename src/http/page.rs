@@ -1,7 +1,7 @@
 //! Query parameters and envelopes of lists.
 
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Problem;
 use crate::store::{Cursor, Page};
@@ -9,29 +9,19 @@ use crate::store::{Cursor, Page};
 const LIMIT_DEFAULT: u32 = 50;
 const LIMIT_MAX: u32 = 500;
 
-/// Which part of a list.
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub(super) struct PageQuery {
-    /// At most so many; 50 unless stated, 500 at most.
-    limit: Option<u32>,
-    /// `next` of the part before.
-    cursor: Option<String>,
+/// A query's `limit`, within its bounds.
+pub(super) fn limit(wanted: Option<u32>) -> Result<u32, Problem> {
+    match wanted.unwrap_or(LIMIT_DEFAULT) {
+        limit @ 1..=LIMIT_MAX => Ok(limit),
+        limit => Err(Problem::bad_request(format!("limit {limit} is not in 1 to {LIMIT_MAX}"))),
+    }
 }
 
-impl PageQuery {
-    pub(super) fn limit(&self) -> Result<u32, Problem> {
-        match self.limit.unwrap_or(LIMIT_DEFAULT) {
-            limit @ 1..=LIMIT_MAX => Ok(limit),
-            limit => Err(Problem::bad_request(format!("limit {limit} is not in 1 to {LIMIT_MAX}"))),
-        }
-    }
-
-    pub(super) fn cursor(&self) -> Result<Option<Cursor>, Problem> {
-        let Some(text) = &self.cursor else { return Ok(None) };
-        let unreadable = || Problem::bad_request("cursor is not the `next` of an answer");
-        Cursor::read(text).ok_or_else(unreadable).map(Some)
-    }
+/// A query's `cursor`.
+pub(super) fn cursor(wanted: Option<&str>) -> Result<Option<Cursor>, Problem> {
+    let Some(text) = wanted else { return Ok(None) };
+    let unreadable = || Problem::bad_request("cursor is not the `next` of an answer");
+    Cursor::read(text).ok_or_else(unreadable).map(Some)
 }
 
 /// A part of a list, newest first.

@@ -5,21 +5,27 @@ use axum::extract::{Path, Query, State};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::page::{List, PageQuery};
+use super::page::{self, List};
 use super::{App, Problem};
 use crate::explain::{self, Subject, Why};
 use crate::store::{TransitionRecord, ViolationQuery, ViolationRecord};
 
 /// Which violations.
 #[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Wanted {
     contract: Option<String>,
     application: Option<String>,
+    objective: Option<String>,
     /// open or resolved
     state: Option<String>,
     /// info, minor, major or critical
     severity: Option<String>,
+    /// At most so many; 50 unless stated, 500 at most
+    limit: Option<u32>,
+    /// `next` of the part before
+    cursor: Option<String>,
 }
 
 /// A violation with its transitions.
@@ -40,21 +46,21 @@ pub(super) struct Acknowledgement {
 
 /// Violations, newest first
 #[utoipa::path(
-    get, path = "/v1/violations", operation_id = "listViolations", tag = "violations", params(Wanted, PageQuery),
+    get, path = "/v1/violations", operation_id = "listViolations", tag = "violations", params(Wanted),
     responses((status = 200, body = List<ViolationRecord>))
 )]
 pub(super) async fn list(
     State(app): State<App>,
     Query(wanted): Query<Wanted>,
-    Query(page): Query<PageQuery>,
 ) -> Result<Json<List<ViolationRecord>>, Problem> {
     let query = ViolationQuery {
         contract: wanted.contract,
         application: wanted.application,
+        objective: wanted.objective,
         state: wanted.state,
         severity: wanted.severity,
-        cursor: page.cursor()?,
-        limit: page.limit()?,
+        cursor: page::cursor(wanted.cursor.as_deref())?,
+        limit: page::limit(wanted.limit)?,
     };
     Ok(Json(app.store.violations(&query).await?.into()))
 }

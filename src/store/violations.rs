@@ -70,6 +70,8 @@ pub struct ViolationQuery {
     pub contract: Option<String>,
     /// Of this application.
     pub application: Option<String>,
+    /// Of this objective.
+    pub objective: Option<String>,
     /// In this state.
     pub state: Option<String>,
     /// Of this severity.
@@ -109,6 +111,7 @@ impl Store {
         Filter::new()
             .equal("contract", wanted.contract.as_deref())
             .equal("application", wanted.application.as_deref())
+            .equal("objective", wanted.objective.as_deref())
             .equal("state", wanted.state.as_deref())
             .equal("severity", wanted.severity.as_deref())
             .before("opened_at", wanted.cursor.as_ref())

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::contract::{self, Finding, Level, Loaded};
+use crate::contract::{self, Finding, Level};
 use crate::engine::Program;
 use crate::ingest::Shards;
 use crate::metrics::Metrics;
@@ -85,13 +85,12 @@ pub enum CatalogError {
 /// Makes a stored version ready to run. `None` if this version of Qualm no longer accepts it.
 pub fn ready(version: &ContractVersion) -> Option<Program> {
     let mut loaded = contract::load(&version.origin, &version.source);
-    let missing = |name: &str| format!("policy {name} was not stored");
-    let compiled =
-        policy::compile(&mut loaded, |name| version.policies.get(name).cloned().ok_or_else(|| missing(name)));
-    if compiled.is_none() {
+    let missing = |name: &str| format!("file {name} was not stored");
+    let program = Program::compile(&mut loaded, |name| version.files.get(name).cloned().ok_or_else(|| missing(name)));
+    if program.is_none() {
         tracing::error!("stored contract {} is no longer accepted:\n{}", version.name, loaded.errors());
     }
-    Some(Program::new(loaded.contract.clone()?, compiled?))
+    program
 }
 
 impl Catalog {
@@ -151,7 +150,7 @@ impl Catalog {
         let mut names = HashMap::new();
         for (file, source, program) in loaded {
             names.insert(file.clone(), program.name().to_owned());
-            let digest = ContractVersion::digest_of(&source, &program.policies.sources);
+            let digest = ContractVersion::digest_of(&source, &program.files);
             let name = program.name().to_owned();
             if known.contracts.get(&name).is_none_or(|entry| entry.digest != digest || entry.origin != file) {
                 accepted.push(ContractVersion::of(&program, file, source));
@@ -193,11 +192,8 @@ impl Catalog {
                 // It may have been taken away since it was listed; if not, the next look tells.
                 Err(_) => continue,
             };
-            let folders = match &self.policies {
-                Some(folder) => vec![folder.clone()],
-                None => policy::folders(&file),
-            };
-            let program = self.compile(&mut loaded, &folders);
+            let folders = policy::folders(&file, self.policies.as_deref());
+            let program = Program::compile(&mut loaded, |name| policy::read(name, &folders));
             if let Some(program) = &program
                 && let Some(first) = names.insert(program.name().to_owned(), name.clone())
             {
@@ -214,11 +210,6 @@ impl Catalog {
         (sound, faults)
     }
 
-    fn compile(&self, loaded: &mut Loaded, folders: &[PathBuf]) -> Option<Program> {
-        let policies = policy::compile(loaded, |name| policy::read(name, folders))?;
-        Some(Program::new(loaded.contract.clone()?, policies))
-    }
-
     /// Accepts a contract that came over the API.
     pub async fn put(&self, name: &str, source: &str) -> Result<ContractVersion, CatalogError> {
         let mut known = self.known.lock().await;
@@ -226,12 +217,9 @@ impl Catalog {
             return Err(CatalogError::Governed { name: name.to_owned(), origin: entry.origin.clone() });
         }
         let mut loaded = contract::load(name, source);
-        let folders: Vec<PathBuf> = match (&self.policies, &self.folder) {
-            (Some(policies), _) => vec![policies.clone()],
-            (None, Some(folder)) => policy::folders(&folder.join("api")),
-            (None, None) => vec![PathBuf::from("policies")],
-        };
-        let Some(program) = self.compile(&mut loaded, &folders) else {
+        let beside = self.folder.as_deref().unwrap_or(Path::new("contracts")).join(name);
+        let folders = policy::folders(&beside, self.policies.as_deref());
+        let Some(program) = Program::compile(&mut loaded, |name| policy::read(name, &folders)) else {
             if known.contracts.contains_key(name) {
                 known.faults.insert(name.to_owned(), loaded.findings.clone());
             }
@@ -244,7 +232,7 @@ impl Catalog {
         if known.contracts.len() >= CONTRACTS_MAX {
             return Err(CatalogError::TooMany);
         }
-        let digest = ContractVersion::digest_of(source, &program.policies.sources);
+        let digest = ContractVersion::digest_of(source, &program.files);
         if known.contracts.get(name).is_none_or(|entry| entry.digest != digest) {
             let version = ContractVersion::of(&program, API.to_owned(), source.to_owned());
             self.put_in_force(&mut known, vec![version], vec![Arc::new(program)]).await?;
@@ -311,16 +299,16 @@ impl Catalog {
     }
 }
 
-/// Times and sizes of all contracts and scripts.
+/// Times and sizes of all contracts, scripts, baselines and schemas.
 fn look(folder: &Path, policies: Option<&Path>) -> HashMap<PathBuf, (SystemTime, u64)> {
     let mut files = contract::files(&[folder.to_owned()]).unwrap_or_default();
-    let folders = match policies {
-        Some(policies) => vec![policies.to_owned()],
-        None => policy::folders(&folder.join("any")),
-    };
-    for folder in folders {
+    let with = |folder: &Path, extension: &str| -> Vec<PathBuf> {
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-        files.extend(entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "rhai")));
+        entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == extension)).collect()
+    };
+    for folder in policy::folders(&folder.join("any"), policies) {
+        files.extend(with(&folder, "rhai"));
+        contract::ASSETS.iter().for_each(|name| files.extend(with(&folder.join(name), "json")));
     }
     let stamp = |path: PathBuf| {
         let metadata = std::fs::metadata(&path).ok()?;

@@ -12,9 +12,11 @@ use crate::contract::{self, Finding, Level};
 use crate::engine::Program;
 use crate::policy;
 
+mod baseline;
 mod check;
 mod demo;
 mod explain;
+mod recording;
 mod replay;
 mod report;
 mod schema;
@@ -39,6 +41,7 @@ enum Command {
     Check(check::Arguments),
     Replay(replay::Arguments),
     Explain(explain::Arguments),
+    Baseline(baseline::Arguments),
     Report(report::Arguments),
     Schema(schema::Arguments),
     Demo(demo::Arguments),
@@ -70,6 +73,7 @@ pub fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Baseline(arguments) => baseline::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),
         Command::Schema(arguments) => schema::run(&arguments),
     };
@@ -97,12 +101,8 @@ pub(crate) fn read_contract(
 ) -> anyhow::Result<(contract::Loaded, Option<Program>)> {
     let source = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     let mut loaded = contract::load(&file.display().to_string(), &source);
-    let folders = match policies {
-        Some(folder) => vec![folder.to_owned()],
-        None => policy::folders(file),
-    };
-    let compiled = policy::compile(&mut loaded, |name| policy::read(name, &folders));
-    let program = loaded.contract.clone().zip(compiled).map(|(contract, policies)| Program::new(contract, policies));
+    let folders = policy::folders(file, policies);
+    let program = Program::compile(&mut loaded, |name| policy::read(name, &folders));
     Ok((loaded, program))
 }
 

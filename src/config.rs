@@ -29,6 +29,8 @@ pub struct Config {
     pub policies: Option<PathBuf>,
     /// How far windows wait for reports that come late.
     pub lateness: Span,
+    /// How long inferences and feedback wait for each other.
+    pub join_horizon: Span,
     /// Engine threads; the number of cores unless stated.
     pub shards: Option<usize>,
     /// How long things are kept.
@@ -57,6 +59,7 @@ impl Default for Config {
             contracts: None,
             policies: None,
             lateness: Limits::default().lateness,
+            join_horizon: Limits::default().join_horizon,
             shards: None,
             retention: Retention::default(),
             tokens: Vec::new(),

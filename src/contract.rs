@@ -10,7 +10,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value as Json;
 
-use crate::report::{Report, Value};
+use crate::report::{Dimensions, Value};
 use crate::time::{Span, Timestamp};
 
 mod document;
@@ -18,7 +18,7 @@ mod lint;
 mod load;
 mod schema;
 
-pub use load::{Finding, Level, Loaded, files, load};
+pub use load::{ASSETS, Finding, Level, Loaded, files, load};
 pub use schema::SCHEMA;
 
 /// The document that parties sign.
@@ -42,6 +42,19 @@ pub struct Metadata {
     pub description: String,
 }
 
+impl Contract {
+    /// Every indicator, with the JSON pointer to it.
+    pub fn indicators(&self) -> impl Iterator<Item = (String, &Indicator)> {
+        self.spec.objectives.iter().enumerate().flat_map(|(index, objective)| {
+            let at = move |name: &str| match name {
+                "" => format!("/spec/objectives/{index}/indicator"),
+                name => format!("/spec/objectives/{index}/rule/inputs/{name}"),
+            };
+            objective.indicators().into_iter().map(move |(name, indicator)| (at(name), indicator))
+        })
+    }
+}
+
 /// The body of a contract.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 pub struct Spec {
@@ -53,6 +66,9 @@ pub struct Spec {
     /// When the contract holds, in event time.
     #[serde(default)]
     pub effective: Effective,
+    /// What reported payloads look like; the share that does is `data.validity`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<Payload>,
     /// The promises.
     pub objectives: Vec<Objective>,
     /// What to do about violations.
@@ -92,6 +108,16 @@ fn default_tenant() -> String {
     "default".to_owned()
 }
 
+/// The payloads of reports, and their JSON Schema.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+pub struct Payload {
+    /// A file with a JSON Schema.
+    pub schema: String,
+    /// Which reports' payloads are meant.
+    #[serde(default, rename = "match")]
+    pub matching: Filter,
+}
+
 /// The event times for which a contract holds: `from <= t < until`.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Deserialize, Serialize)]
 pub struct Effective {
@@ -117,8 +143,8 @@ pub struct Filter(pub BTreeMap<String, Match>);
 
 impl Filter {
     /// Whether a report's dimensions pass.
-    pub fn matches(&self, report: &Report<'_>) -> bool {
-        self.0.iter().all(|(name, condition)| condition.matches(report.dimension(name).unwrap_or("")))
+    pub fn matches(&self, dimensions: &Dimensions<'_>) -> bool {
+        self.0.iter().all(|(name, condition)| condition.matches(dimensions.get(name).unwrap_or("")))
     }
 }
 
@@ -261,6 +287,73 @@ pub struct Indicator {
     /// For `ratio`: which observations are good.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub good: Option<Condition>,
+    /// For `precision`, `recall` and `f1`: how classes are averaged; `macro` unless stated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub average: Option<Average>,
+    /// For `precision`, `recall`, `f1` and `auc`: of this class alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+    /// For `disparity`: what is compared between groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<Aggregate>,
+    /// For `disparity`: the dimension whose values are the groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub across: Option<String>,
+    /// For `disparity`: how groups are compared; `difference` unless stated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<Gap>,
+    /// For drift, `zscore` and `ewma`: what is compared with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<Baseline>,
+    /// For `adwin`: the significance; for `page_hinkley`: the change that is forgiven.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delta: Option<f64>,
+    /// For `page_hinkley`: the threshold; for `ewma`: the weight of the newest window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lambda: Option<f64>,
+    /// For `page_hinkley`: the forgetting factor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alpha: Option<f64>,
+}
+
+/// The attribute of inferences: the predicted class or value, and joined with feedback what the
+/// prediction aggregates are made of.
+pub const PREDICTION: &str = "prediction";
+
+/// How the values of several classes become one (as in scikit-learn).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Average {
+    /// The mean of the classes.
+    #[default]
+    Macro,
+    /// Of all classes together.
+    Micro,
+    /// The mean of the classes, weighted by how often each is true.
+    Weighted,
+}
+
+/// How the values of groups are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Gap {
+    /// The greatest less the least; 0 is parity.
+    #[default]
+    Difference,
+    /// The least by the greatest; 1 is parity.
+    Ratio,
+}
+
+/// What a window is compared with.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Baseline {
+    /// A file that `qualm baseline` made.
+    File(String),
+    /// The first so-long of each series.
+    First(Span),
+    /// The so-long before each window.
+    Window(Span),
 }
 
 fn is_default(filter: &Filter) -> bool {
@@ -306,59 +399,144 @@ pub enum Aggregate {
     Ratio,
     /// How many different values.
     Distinct,
+    /// Share of predictions that are right.
+    Accuracy,
+    /// Share of the predictions of a class that are right.
+    Precision,
+    /// Share of a class that is predicted right.
+    Recall,
+    /// Harmonic mean of the two.
+    F1,
+    /// Mean negative logarithm of the score given to the truth.
+    LogLoss,
+    /// Area under the ROC curve.
+    Auc,
+    /// Mean absolute error.
+    Mae,
+    /// Mean squared error.
+    Mse,
+    /// Its root.
+    Rmse,
+    /// Mean absolute error as a share of the truth.
+    Mape,
+    /// Coefficient of determination.
+    R2,
+    /// Share of the window's inferences that have feedback by its end.
+    Coverage,
+    /// How far groups are apart.
+    Disparity,
+    /// Population stability index.
+    Psi,
+    /// Two-sample Kolmogorov-Smirnov statistic.
+    Ks,
+    /// Jensen-Shannon distance, base 2.
+    Js,
+    /// Wasserstein distance by the baseline's standard deviation.
+    Wasserstein,
+    /// Pearson's chi-squared statistic of categories.
+    Chi2,
+    /// Changes of the mean that ADWIN finds.
+    Adwin,
+    /// Changes of the mean that the Page-Hinkley test finds.
+    PageHinkley,
+    /// The window's mean in robust standard deviations from the median of windows before.
+    Zscore,
+    /// The exponentially weighted mean of windows in its standard deviations.
+    Ewma,
 }
 
+/// Names of aggregates, [`Aggregate::Quantile`] aside.
+const NAMES: [(&str, Aggregate); 33] = [
+    ("each", Aggregate::Each),
+    ("last", Aggregate::Last),
+    ("count", Aggregate::Count),
+    ("rate", Aggregate::Rate),
+    ("sum", Aggregate::Sum),
+    ("mean", Aggregate::Mean),
+    ("min", Aggregate::Min),
+    ("max", Aggregate::Max),
+    ("stddev", Aggregate::Stddev),
+    ("ratio", Aggregate::Ratio),
+    ("distinct", Aggregate::Distinct),
+    ("accuracy", Aggregate::Accuracy),
+    ("precision", Aggregate::Precision),
+    ("recall", Aggregate::Recall),
+    ("f1", Aggregate::F1),
+    ("log_loss", Aggregate::LogLoss),
+    ("auc", Aggregate::Auc),
+    ("mae", Aggregate::Mae),
+    ("mse", Aggregate::Mse),
+    ("rmse", Aggregate::Rmse),
+    ("mape", Aggregate::Mape),
+    ("r2", Aggregate::R2),
+    ("coverage", Aggregate::Coverage),
+    ("disparity", Aggregate::Disparity),
+    ("psi", Aggregate::Psi),
+    ("ks", Aggregate::Ks),
+    ("js", Aggregate::Js),
+    ("wasserstein", Aggregate::Wasserstein),
+    ("chi2", Aggregate::Chi2),
+    ("adwin", Aggregate::Adwin),
+    ("page_hinkley", Aggregate::PageHinkley),
+    ("zscore", Aggregate::Zscore),
+    ("ewma", Aggregate::Ewma),
+];
+
 /// The spellings of aggregates, for messages.
-pub const AGGREGATES: [&str; 12] =
-    ["each", "last", "count", "rate", "sum", "mean", "min", "max", "stddev", "pNN", "ratio", "distinct"];
+pub fn aggregate_names() -> impl Iterator<Item = &'static str> {
+    NAMES.into_iter().map(|(name, _)| name).chain(["pNN"])
+}
+
+impl Aggregate {
+    /// Whether it is made of predictions joined with their feedback.
+    pub fn is_joined(self) -> bool {
+        use Aggregate::*;
+        matches!(self, Accuracy | Precision | Recall | F1 | LogLoss | Auc | Mae | Mse | Rmse | Mape | R2)
+    }
+
+    /// Whether it measures how far a window's distribution is from a baseline's.
+    pub fn is_drift(self) -> bool {
+        use Aggregate::*;
+        matches!(self, Psi | Ks | Js | Wasserstein | Chi2)
+    }
+
+    /// Whether it looks for changes, an observation at a time.
+    pub fn is_detector(self) -> bool {
+        matches!(self, Aggregate::Adwin | Aggregate::PageHinkley)
+    }
+
+    /// Whether it compares a window's mean with those of windows before.
+    pub fn is_chart(self) -> bool {
+        matches!(self, Aggregate::Zscore | Aggregate::Ewma)
+    }
+}
 
 impl FromStr for Aggregate {
     type Err = ();
     fn from_str(text: &str) -> Result<Aggregate, ()> {
-        Ok(match text {
-            "each" => Aggregate::Each,
-            "last" => Aggregate::Last,
-            "count" => Aggregate::Count,
-            "rate" => Aggregate::Rate,
-            "sum" => Aggregate::Sum,
-            "mean" => Aggregate::Mean,
-            "min" => Aggregate::Min,
-            "max" => Aggregate::Max,
-            "stddev" => Aggregate::Stddev,
-            "ratio" => Aggregate::Ratio,
-            "distinct" => Aggregate::Distinct,
-            _ => {
-                let digits = text.strip_prefix('p').ok_or(())?;
-                if !digits.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
-                    return Err(());
-                }
-                let percent: f64 = digits.parse().map_err(|_| ())?;
-                if !(percent > 0.0 && percent < 100.0) {
-                    return Err(());
-                }
-                Aggregate::Quantile(percent / 100.0)
-            }
-        })
+        if let Some((_, aggregate)) = NAMES.iter().find(|(name, _)| *name == text) {
+            return Ok(*aggregate);
+        }
+        let digits = text.strip_prefix('p').ok_or(())?;
+        if !digits.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+            return Err(());
+        }
+        let percent: f64 = digits.parse().map_err(|_| ())?;
+        if !(percent > 0.0 && percent < 100.0) {
+            return Err(());
+        }
+        Ok(Aggregate::Quantile(percent / 100.0))
     }
 }
 
 impl fmt::Display for Aggregate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Aggregate::Each => "each",
-            Aggregate::Last => "last",
-            Aggregate::Count => "count",
-            Aggregate::Rate => "rate",
-            Aggregate::Sum => "sum",
-            Aggregate::Mean => "mean",
-            Aggregate::Min => "min",
-            Aggregate::Max => "max",
-            Aggregate::Stddev => "stddev",
-            Aggregate::Ratio => "ratio",
-            Aggregate::Distinct => "distinct",
-            // To 1e-9 percent, so that 0.999 prints as p99.9 and not p99.90000000000001.
-            Aggregate::Quantile(share) => return write!(f, "p{}", (share * 1e11).round() / 1e9),
-        })
+        // To 1e-9 percent, so that 0.999 prints as p99.9 and not p99.90000000000001.
+        if let Aggregate::Quantile(share) = self {
+            return write!(f, "p{}", (share * 1e11).round() / 1e9);
+        }
+        let (name, _) = NAMES.iter().find(|(_, aggregate)| aggregate == self).expect("all others have a name");
+        f.write_str(name)
     }
 }
 
@@ -391,6 +569,8 @@ pub enum Condition {
     In(Vec<Scalar>),
     /// None of.
     NotIn(Vec<Scalar>),
+    /// For drift: no more than chance explains, at this rate of false alarms a window end.
+    FalseAlarm(f64),
 }
 
 /// A value written in a contract.
@@ -417,6 +597,8 @@ impl Condition {
             Condition::Equals(scalar) => Some(same(scalar, value)),
             Condition::In(scalars) => Some(scalars.iter().any(|s| same(s, value))),
             Condition::NotIn(scalars) => Some(!scalars.iter().any(|s| same(s, value))),
+            // Judged by the chance of the value, not by the value.
+            Condition::FalseAlarm(_) => None,
             _ => value.as_number().map(|number| self.holds_number(number)),
         }
     }
@@ -432,7 +614,9 @@ impl Condition {
             Condition::Max(high) => (f64::NEG_INFINITY, *high),
             Condition::Min(low) => (*low, f64::INFINITY),
             Condition::Range([low, high]) => (*low, *high),
-            Condition::Equals(_) | Condition::In(_) | Condition::NotIn(_) => (f64::NEG_INFINITY, f64::INFINITY),
+            Condition::Equals(_) | Condition::In(_) | Condition::NotIn(_) | Condition::FalseAlarm(_) => {
+                (f64::NEG_INFINITY, f64::INFINITY)
+            }
         }
     }
 
@@ -460,6 +644,7 @@ impl fmt::Display for Condition {
             Condition::Equals(scalar) => write!(f, "equal to {scalar}"),
             Condition::In(scalars) => write!(f, "one of {}", list(scalars)),
             Condition::NotIn(scalars) => write!(f, "none of {}", list(scalars)),
+            Condition::FalseAlarm(rate) => write!(f, "what chance explains, at a false-alarm rate of {rate}"),
         }
     }
 }

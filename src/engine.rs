@@ -13,27 +13,49 @@ use serde::Serialize;
 use crate::report::Report;
 use crate::time::{Span, Timestamp};
 
-mod action;
-mod aggregate;
+// A report comes in...
+mod observe;
 mod application;
-mod distinct;
-mod judge;
-mod lifecycle;
-mod pane;
-mod program;
-mod quantile;
 mod route;
 mod seen;
-mod snapshot;
+mod predictions;
+mod relays;
+mod graph;
+// ...is counted...
+mod program;
+mod pane;
+mod gauge;
+mod aggregate;
+mod quantile;
+mod distinct;
+mod confusion;
+mod regression;
+mod ranking;
+mod distribution;
+// ...compared with what was before...
+mod memory;
+mod baseline;
+mod drift;
+mod chance;
+mod detector;
+// ...and judged.
+mod judge;
 mod verdict;
+mod detail;
+mod lifecycle;
+mod action;
+mod snapshot;
 
 pub use aggregate::Accumulator;
 use application::{Application, Bound, Place, Watched};
+pub use baseline::BaselineFile;
+pub use detail::{Detail, Drift, Part};
+pub use graph::Graph;
 pub use lifecycle::Open;
 pub use lifecycle::{Latest, Lifecycle, Phase, Resolution};
-pub use program::{Program, Promised, derived_id};
+pub use program::{Feed, Program, Promised, derived_id};
 pub use seen::MEMORY as ID_MEMORY;
-pub use snapshot::{ApplicationRow, IdRow, PaneRow, SeriesRow, Snapshot};
+pub use snapshot::{ApplicationRow, IdRow, JoinRow, PaneRow, SeriesRow, Snapshot};
 pub use verdict::{
     Action, ActionState, Contributor, Counterfactual, Evaluation, Evidence, State, Transition, Verdict, Window, short,
     short_value,
@@ -48,13 +70,24 @@ pub struct Limits {
     pub series_max: usize,
     /// Report ids remembered in all applications together.
     pub ids_max: usize,
+    /// How long inferences and feedback wait for each other, in event time.
+    pub join_horizon: Span,
+    /// Inferences and feedback that wait, in all applications together.
+    pub pending_max: usize,
     /// Whether [`Engine::snapshot`] is going to be called, so that changes must be kept for it.
     pub snapshots: bool,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { lateness: Span::seconds(5), series_max: 200_000, ids_max: 1_000_000, snapshots: false }
+        Limits {
+            lateness: Span::seconds(5),
+            series_max: 200_000,
+            ids_max: 1_000_000,
+            join_horizon: Span::seconds(3_600),
+            pending_max: 500_000,
+            snapshots: false,
+        }
     }
 }
 
@@ -64,6 +97,7 @@ pub struct Engine {
     programs: BTreeMap<String, Arc<Program>>,
     applications: HashMap<u128, Application>,
     ids: usize,
+    pending: usize,
 }
 
 /// What comes out, in order.
@@ -125,6 +159,14 @@ pub struct Counts {
     pub series_refused: u64,
     /// Report ids forgotten before their time.
     pub ids_forgotten: u64,
+    /// Predictions joined with feedback.
+    pub pairs: u64,
+    /// Inferences without feedback within the join horizon.
+    pub unanswered: u64,
+    /// Inferences and feedback that count for nothing: repeated, or too long after the inference.
+    pub unjoined: u64,
+    /// Inferences and feedback given up before their time, because too many waited.
+    pub given_up: u64,
     /// Evaluations by verdict, in the order of [`Verdict::ALL`].
     pub evaluations: [u64; 5],
     /// Calls of scripts.
@@ -157,7 +199,7 @@ fn digest(tenant: &str, application: &str) -> u128 {
 impl Engine {
     /// An engine without contracts.
     pub fn new(limits: Limits) -> Engine {
-        Engine { limits, programs: BTreeMap::new(), applications: HashMap::new(), ids: 0 }
+        Engine { limits, programs: BTreeMap::new(), applications: HashMap::new(), ids: 0, pending: 0 }
     }
 
     /// Takes in a report.
@@ -167,9 +209,15 @@ impl Engine {
             out.counts.unwatched += 1;
             return;
         };
-        let before = application.seen.len();
+        let (ids, pending) = (application.seen.len(), application.joiner.len());
         application.observe(report, &self.limits, out);
-        self.ids = self.ids + application.seen.len() - before;
+        self.ids = self.ids + application.seen.len() - ids;
+        self.pending = self.pending + application.joiner.len() - pending;
+        while self.pending > self.limits.pending_max && application.joiner.len() > 0 {
+            application.joiner.forget_oldest();
+            self.pending -= 1;
+            out.counts.given_up += 1;
+        }
         while self.ids > self.limits.ids_max && application.seen.forget_oldest() {
             self.ids -= 1;
             out.counts.ids_forgotten += 1;
@@ -231,6 +279,8 @@ impl Engine {
             .or_insert_with(|| Application::new(scope.tenant.as_str().into(), scope.application.as_str().into()));
         application.seen.keep = self.limits.snapshots;
         application.series.keep = self.limits.snapshots;
+        application.joiner.keep = self.limits.snapshots;
+        application.relays.keep = self.limits.snapshots;
         application.bind(program, out);
     }
 
@@ -311,6 +361,8 @@ impl Application {
                 }
             }
         }
+        let mut inputs = self.bound.iter().flat_map(|bound| &bound.watched).flat_map(|w| &w.promised.inputs);
+        self.joins = inputs.any(|input| matches!(input.feed, Feed::Joined | Feed::Coverage));
         self.next_due = self.find_next_due();
     }
 }

@@ -47,6 +47,10 @@ pub struct Metrics {
     rejected: Family<Reason, Counter>,
     rejected_unpublished: Counter,
     ids_forgotten: Counter,
+    pairs: Counter,
+    unanswered: Counter,
+    unjoined: Counter,
+    given_up: Counter,
     evaluations: Family<VerdictLabel, Counter>,
     script_calls: Counter,
     script_seconds: Counter<f64, AtomicU64>,
@@ -85,6 +89,10 @@ impl Default for Metrics {
             rejected: Family::default(),
             rejected_unpublished: Counter::default(),
             ids_forgotten: Counter::default(),
+            pairs: Counter::default(),
+            unanswered: Counter::default(),
+            unjoined: Counter::default(),
+            given_up: Counter::default(),
             evaluations: Family::default(),
             script_calls: Counter::default(),
             script_seconds: Counter::default(),
@@ -117,6 +125,22 @@ impl Metrics {
             self.rejected_unpublished.clone(),
         );
         r.register("report_ids_forgotten", "Report ids forgotten before their time", self.ids_forgotten.clone());
+        r.register("predictions_joined", "Predictions joined with feedback", self.pairs.clone());
+        r.register(
+            "predictions_unanswered",
+            "Inferences without feedback within the join horizon",
+            self.unanswered.clone(),
+        );
+        r.register(
+            "predictions_unjoined",
+            "Inferences and feedback that came again, or too long after the inference",
+            self.unjoined.clone(),
+        );
+        r.register(
+            "predictions_given_up",
+            "Inferences and feedback given up before their time, because too many waited",
+            self.given_up.clone(),
+        );
         r.register("evaluations", "Evaluations, by verdict", self.evaluations.clone());
         r.register("script_calls", "Calls of policy scripts", self.script_calls.clone());
         r.register("script_seconds", "Time spent in policy scripts", self.script_seconds.clone());
@@ -142,6 +166,10 @@ impl Metrics {
         self.observations.inc_by(counts.observations);
         self.late.inc_by(counts.late);
         self.ids_forgotten.inc_by(counts.ids_forgotten);
+        self.pairs.inc_by(counts.pairs);
+        self.unanswered.inc_by(counts.unanswered);
+        self.unjoined.inc_by(counts.unjoined);
+        self.given_up.inc_by(counts.given_up);
         self.script_calls.inc_by(counts.script_calls);
         self.script_seconds.inc_by(counts.script_time.as_secs_f64());
         for (reason, n) in [("wrong_type", counts.wrong_type), ("series_limit", counts.series_refused)] {

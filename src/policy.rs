@@ -270,28 +270,33 @@ fn references(contract: &Contract) -> Vec<(String, &str, &str, usize)> {
     found
 }
 
-/// Reads a script from the first of several folders that has it.
-pub fn read(policy: &str, folders: &[PathBuf]) -> Result<String, String> {
+/// Reads a script (or a baseline or schema) from the first of several folders that has it.
+pub fn read(name: &str, folders: &[PathBuf]) -> Result<String, String> {
+    let what = if name.ends_with(".rhai") { "policy" } else { "file" };
     for folder in folders {
-        match std::fs::read_to_string(folder.join(policy)) {
+        match std::fs::read_to_string(folder.join(name)) {
             Ok(source) => return Ok(source),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(format!("policy {}: {error}", folder.join(policy).display())),
+            Err(error) => return Err(format!("{what} {}: {error}", folder.join(name).display())),
         }
     }
     let looked: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
-    Err(format!("policy {policy} is missing in {}", looked.join(", ")))
+    Err(format!("{what} {name} is missing in {}", looked.join(", ")))
 }
 
-/// Where the policies of a contract file are looked for unless stated: the folder
-/// `policies` beside the file's folder, `policies` in it, and the folder itself.
-pub fn folders(file: &Path) -> Vec<PathBuf> {
+/// Where what a contract file names is looked for: scripts in `policies` if that is stated, else in
+/// the folder `policies` beside the file's folder or in it; then, and all else, in the file's
+/// folder and the one above it.
+pub fn folders(file: &Path, policies: Option<&Path>) -> Vec<PathBuf> {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let beside = folder.canonicalize().ok().and_then(|full| full.parent().map(|parent| parent.join("policies")));
-    let beside = match folder.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => Some(parent.join("policies")),
-        _ if folder != Path::new(".") => Some(PathBuf::from("policies")),
-        _ => beside,
+    let above = match folder.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => Some(parent.to_owned()),
+        _ if folder != Path::new(".") => Some(PathBuf::from(".")),
+        _ => folder.canonicalize().ok().and_then(|full| full.parent().map(Path::to_owned)),
     };
-    beside.into_iter().chain([folder.join("policies"), folder.to_owned()]).collect()
+    let scripts = match policies {
+        Some(policies) => vec![policies.to_owned()],
+        None => above.iter().map(|above| above.join("policies")).chain([folder.join("policies")]).collect(),
+    };
+    scripts.into_iter().chain([folder.to_owned()]).chain(above).collect()
 }

@@ -14,6 +14,7 @@ use smallvec::SmallVec;
 use crate::time::Timestamp;
 
 mod native;
+mod qoa4ml;
 
 pub use native::{MESSAGE_BYTES_MAX, decode, decode_all};
 
@@ -45,6 +46,29 @@ pub struct Report<'a> {
     pub feedback: Vec<Feedback<'a>>,
     /// Instances whose output this instance worked on.
     pub upstream: Vec<Text<'a>>,
+    /// What the application works on, as JSON text; contracts may name its schema.
+    pub payload: Option<&'a str>,
+    /// When the work began that the report tells of, where the sender says so.
+    pub start: Option<Timestamp>,
+    /// What the sender passes on from instances before it (QoA4ML).
+    pub relayed: Vec<Relayed<'a>>,
+}
+
+/// Metrics of another instance that a report passes on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Relayed<'a> {
+    /// The stage of the instance that measured them.
+    pub stage: Text<'a>,
+    /// Its name, or its id where the name is not said.
+    pub instance: Text<'a>,
+    /// Its id, as in its own reports' label `instance_id`.
+    pub id: Text<'a>,
+    /// When the work began that they tell of.
+    pub start: Timestamp,
+    /// The observations.
+    pub metrics: Metrics<'a>,
+    /// Instances whose output it worked on.
+    pub upstream: Vec<Text<'a>>,
 }
 
 /// Labels of a report: (name, value).
@@ -53,11 +77,34 @@ pub type Labels<'a> = SmallVec<[(Text<'a>, Text<'a>); 8]>;
 pub type Metrics<'a> = SmallVec<[(Text<'a>, Value<'a>); 8]>;
 
 impl Report<'_> {
-    /// The value of a dimension: `stage` and `instance` stand beside the labels.
+    /// Stage, instance and labels.
+    pub fn dimensions(&self) -> Dimensions<'_> {
+        Dimensions { stage: &self.stage, instance: &self.instance, labels: &self.labels }
+    }
+
+    /// The value of a dimension.
     pub fn dimension(&self, name: &str) -> Option<&str> {
+        self.dimensions().get(name)
+    }
+}
+
+/// What observations are filtered and grouped by.
+#[derive(Debug, Clone, Copy)]
+pub struct Dimensions<'a> {
+    /// The stage.
+    pub stage: &'a str,
+    /// The instance.
+    pub instance: &'a str,
+    /// Further dimensions.
+    pub labels: &'a [(Text<'a>, Text<'a>)],
+}
+
+impl<'a> Dimensions<'a> {
+    /// The value of a dimension: `stage` and `instance` stand beside the labels.
+    pub fn get(&self, name: &str) -> Option<&'a str> {
         match name {
-            "stage" => Some(&self.stage),
-            "instance" => Some(&self.instance),
+            "stage" => Some(self.stage),
+            "instance" => Some(self.instance),
             _ => self.labels.iter().find(|(label, _)| &**label == name).map(|(_, value)| &**value),
         }
     }
@@ -90,7 +137,7 @@ impl Value<'_> {
         match self {
             Value::Bool(flag) => Value::Bool(flag),
             Value::Number(number) => Value::Number(number),
-            Value::Text(text) => Value::Text(Text(Cow::Owned(text.0.into_owned()))),
+            Value::Text(text) => Value::Text(text.into_owned()),
         }
     }
 }
@@ -242,6 +289,13 @@ impl fmt::Display for Text<'_> {
     }
 }
 
+impl Text<'_> {
+    /// The same text, owned.
+    pub fn into_owned(self) -> Text<'static> {
+        Text(Cow::Owned(self.0.into_owned()))
+    }
+}
+
 impl<'a> From<&'a str> for Text<'a> {
     fn from(text: &'a str) -> Text<'a> {
         Text(Cow::Borrowed(text))
@@ -264,6 +318,37 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
             }
         }
         deserializer.deserialize_str(TextVisitor)
+    }
+}
+
+/// A JSON object as pairs in the order sent.
+pub(crate) struct Pairs<'a, V>(pub SmallVec<[(Text<'a>, V); 8]>);
+
+impl<V> Default for Pairs<'_, V> {
+    fn default() -> Self {
+        Pairs(SmallVec::new())
+    }
+}
+
+impl<'de: 'a, 'a, V: Deserialize<'de>> Deserialize<'de> for Pairs<'a, V> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct PairsVisitor<'a, V>(std::marker::PhantomData<(&'a (), V)>);
+        impl<'de: 'a, 'a, V: Deserialize<'de>> Visitor<'de> for PairsVisitor<'a, V> {
+            type Value = Pairs<'a, V>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Pairs<'a, V>, A::Error> {
+                let mut pairs = SmallVec::new();
+                while let Some(name) = map.next_key::<Text<'a>>()? {
+                    let value =
+                        map.next_value().map_err(|error| de::Error::custom(format_args!("{name:?}: {error}")))?;
+                    pairs.push((name, value));
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+        deserializer.deserialize_map(PairsVisitor(std::marker::PhantomData))
     }
 }
 

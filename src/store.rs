@@ -69,9 +69,15 @@ impl Store {
         let url = if sqlite && !url.contains('?') { format!("{url}?mode=rwc") } else { url.to_owned() };
         let write = pool(&url, sqlite, if sqlite { 1 } else { 4 }).await?;
         let migrations: &[&'static str] = if sqlite {
-            &[include_str!("../migrations/sqlite/0001_start.sql")]
+            &[
+                include_str!("../migrations/sqlite/0001_start.sql"),
+                include_str!("../migrations/sqlite/0002_predictions.sql"),
+            ]
         } else {
-            &[include_str!("../migrations/postgres/0001_start.sql")]
+            &[
+                include_str!("../migrations/postgres/0001_start.sql"),
+                include_str!("../migrations/postgres/0002_predictions.sql"),
+            ]
         };
         migrator(migrations).run(&write).await?;
         let read = pool(&url, sqlite, 4).await?;

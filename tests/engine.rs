@@ -9,7 +9,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use qualm::engine::{Engine, Limits, Output, Outputs, Program, Snapshot, State};
 use qualm::time::{Span, Timestamp};
-use qualm::{contract, policy, report};
+use qualm::{contract, report};
 
 /// A multiple of every window used here, in epoch seconds.
 const START: f64 = 1_200_000.0;
@@ -23,9 +23,8 @@ fn contract_text(spec: &str) -> String {
 
 fn program(spec: &str, script: &str) -> Arc<Program> {
     let mut loaded = contract::load("shop.yaml", &contract_text(spec));
-    let policies = policy::compile(&mut loaded, |_| Ok(script.to_owned()));
-    let contract = loaded.contract.clone().unwrap_or_else(|| panic!("{:?}", loaded.findings));
-    Arc::new(Program::new(contract, policies.unwrap_or_else(|| panic!("{:?}", loaded.findings))))
+    let program = Program::compile(&mut loaded, |_| Ok(script.to_owned()));
+    Arc::new(program.unwrap_or_else(|| panic!("{:?}", loaded.findings)))
 }
 
 /// An engine under test, and what came out of it, in short words.

@@ -4,8 +4,8 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
+use qualm::contract;
 use qualm::engine::{Engine, Limits, Outputs, Program};
-use qualm::{contract, policy};
 
 /// Bytes of a report with its line end.
 pub const REPORT_BYTES: usize = 417;
@@ -59,8 +59,7 @@ pub fn contract_text() -> String {
 #[allow(dead_code)]
 pub fn engine() -> Engine {
     let mut loaded = contract::load("bench.yaml", &contract_text());
-    let policies = policy::compile(&mut loaded, |name| Err(name.to_owned())).expect("there are no scripts");
-    let program = Program::new(loaded.contract.expect("the contract is sound"), policies);
+    let program = Program::compile(&mut loaded, |name| Err(name.to_owned())).expect("the contract is sound");
     let mut engine = Engine::new(Limits::default());
     engine.set_contract(Arc::new(program), &mut Outputs::default());
     engine

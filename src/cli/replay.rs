@@ -1,23 +1,19 @@
 //! `qualm replay`: the engine over recorded reports, at full speed.
 
-use std::io::{BufWriter, IsTerminal, Read, Write};
+use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::Context;
 use serde::Serialize;
 
 use self::record::Record;
+use super::recording::{Blocks, Progress, Rejected};
 use super::{Format, Outcome};
 use crate::engine::{Counts, Engine, Limits, Output, Outputs, State, Transition, Verdict};
-use crate::report::{self, Rejection};
+use crate::report;
 use crate::time::Span;
 
 mod record;
-
-/// Bytes that are read at once; reports end at line ends.
-const BLOCK_BYTES: usize = 4 << 20;
-const REJECTIONS_SHOWN: usize = 10;
 
 /// Judge recorded reports: the same engine as the service, at full speed
 ///
@@ -41,6 +37,9 @@ pub(super) struct Arguments {
     /// How far windows wait for reports that come late
     #[arg(long, default_value_t = Limits::default().lateness)]
     lateness: Span,
+    /// How long inferences and feedback wait for each other
+    #[arg(long, default_value_t = Limits::default().join_horizon)]
+    join_horizon: Span,
     /// Also write what is found to this database, for `qualm explain --database` [sqlite:PATH or
     /// postgres://...]; one of its own, not a service's
     #[arg(long)]
@@ -55,7 +54,12 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let started = Instant::now();
     let mut out = Outputs { keep_evaluations: arguments.format == Format::Json, ..Outputs::default() };
     let mut record = arguments.database.as_deref().map(|url| Record::open(url, &programs)).transpose()?;
-    let limits = Limits { lateness: arguments.lateness, snapshots: record.is_some(), ..Limits::default() };
+    let limits = Limits {
+        lateness: arguments.lateness,
+        join_horizon: arguments.join_horizon,
+        snapshots: record.is_some(),
+        ..Limits::default()
+    };
     let mut engine = Engine::new(limits);
     for (program, _) in programs {
         engine.set_contract(program, &mut out);
@@ -63,7 +67,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let mut printer = Printer::new(arguments.format);
     let mut rejected = Rejected::default();
     let mut progress = Progress::new();
-    let mut blocks = Blocks::open(arguments)?;
+    let mut blocks = Blocks::open(&arguments.reports)?;
     while let Some(block) = blocks.next()? {
         report::decode_all(block, |_, decoded| match decoded {
             Ok(report) => engine.observe(&report, &mut out),
@@ -86,45 +90,6 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     Ok(if printer.opened > 0 { Outcome::Findings } else { Outcome::Fine })
 }
 
-/// A file in blocks that end at line ends. An array is one block.
-struct Blocks {
-    source: Box<dyn Read>,
-    buffer: Vec<u8>,
-    /// Bytes of the buffer that were handed out already.
-    used: usize,
-    ended: bool,
-}
-
-impl Blocks {
-    fn open(arguments: &Arguments) -> anyhow::Result<Blocks> {
-        let source: Box<dyn Read> = if arguments.reports.as_os_str() == "-" {
-            Box::new(std::io::stdin())
-        } else {
-            let name = arguments.reports.display();
-            Box::new(std::fs::File::open(&arguments.reports).with_context(|| format!("cannot read {name}"))?)
-        };
-        Ok(Blocks { source, buffer: Vec::new(), used: 0, ended: false })
-    }
-
-    fn next(&mut self) -> anyhow::Result<Option<&[u8]>> {
-        self.buffer.drain(..self.used);
-        self.used = 0;
-        while !self.ended {
-            let wanted = BLOCK_BYTES as u64;
-            let read =
-                self.source.by_ref().take(wanted).read_to_end(&mut self.buffer).context("cannot read reports")?;
-            self.ended = (read as u64) < wanted;
-            let is_array = self.buffer.trim_ascii_start().starts_with(b"[");
-            if !is_array && let Some(end) = self.buffer.iter().rposition(|byte| *byte == b'\n') {
-                self.used = end + 1;
-                return Ok(Some(&self.buffer[..self.used]));
-            }
-        }
-        self.used = self.buffer.len();
-        Ok((self.used > 0).then_some(&self.buffer[..]))
-    }
-}
-
 struct Printer {
     format: Format,
     out: BufWriter<std::io::StdoutLock<'static>>,
@@ -139,6 +104,7 @@ struct Summary {
     observations: u64,
     rejected: u64,
     duplicates: u64,
+    pairs: u64,
     late: u64,
     wrong_type: u64,
     evaluations: u64,
@@ -200,6 +166,7 @@ impl Printer {
                     observations: counts.observations,
                     rejected,
                     duplicates: counts.duplicates,
+                    pairs: counts.pairs,
                     late: counts.late,
                     wrong_type: counts.wrong_type,
                     evaluations,
@@ -218,6 +185,9 @@ impl Printer {
                     counts.reports, counts.observations, counts.late, counts.duplicates
                 )?;
                 writeln!(self.out, "{evaluations} evaluations ({}), {violations} violations", verdicts.join(", "))?;
+                if counts.pairs + counts.unanswered > 0 {
+                    writeln!(self.out, "{} predictions joined with feedback", counts.pairs)?;
+                }
                 writeln!(self.out, "{seconds:.2} s")?;
                 if counts.unwatched == counts.reports && counts.reports > 0 {
                     writeln!(self.out, "no report belongs to an application that a contract is about")?;
@@ -226,56 +196,5 @@ impl Printer {
         }
         self.out.flush()?;
         Ok(())
-    }
-}
-
-#[derive(Default)]
-struct Rejected {
-    count: u64,
-}
-
-impl Rejected {
-    fn note(&mut self, before: u64, rejection: &Rejection) {
-        self.count += 1;
-        if self.count as usize <= REJECTIONS_SHOWN {
-            let _ = writeln!(std::io::stderr(), "rejected, after {before} good reports: {rejection}");
-        }
-    }
-
-    fn end(&self) {
-        if self.count as usize > REJECTIONS_SHOWN {
-            let _ = writeln!(std::io::stderr(), "rejected: {} more", self.count as usize - REJECTIONS_SHOWN);
-        }
-    }
-}
-
-/// A line on the terminal that grows, for runs of more than two seconds.
-struct Progress {
-    shown: Option<Instant>,
-    on: bool,
-}
-
-impl Progress {
-    fn new() -> Progress {
-        Progress { shown: None, on: std::io::stderr().is_terminal() }
-    }
-
-    fn show(&mut self, reports: u64) {
-        let now = Instant::now();
-        match self.shown {
-            _ if !self.on => {}
-            None => self.shown = Some(now + std::time::Duration::from_secs(1)),
-            Some(next) if now >= next => {
-                let _ = write!(std::io::stderr(), "\r{reports} reports");
-                self.shown = Some(now + std::time::Duration::from_millis(200));
-            }
-            Some(_) => {}
-        }
-    }
-
-    fn end(&self) {
-        if self.on && self.shown.is_some() {
-            let _ = write!(std::io::stderr(), "\r\x1b[K");
-        }
     }
 }

@@ -46,6 +46,9 @@ pub(super) struct Arguments {
     /// How far windows wait for reports that come late [default: 5s]
     #[arg(long, env = "QUALM_LATENESS")]
     lateness: Option<Span>,
+    /// How long inferences and feedback wait for each other [default: 1h]
+    #[arg(long, env = "QUALM_JOIN_HORIZON")]
+    join_horizon: Option<Span>,
     /// Engine threads [default: the number of cores]
     #[arg(long, env = "QUALM_SHARDS")]
     shards: Option<usize>,
@@ -69,6 +72,7 @@ impl Arguments {
         config.database = given.database.clone().unwrap_or(config.database);
         config.http = given.http.unwrap_or(config.http);
         config.lateness = given.lateness.unwrap_or(config.lateness);
+        config.join_horizon = given.join_horizon.unwrap_or(config.join_horizon);
         Ok(config)
     }
 }

@@ -5,11 +5,12 @@ use std::collections::HashSet;
 use serde_json::Value as Json;
 
 use super::schema::{Fault, nearest};
-use super::{Aggregate, Condition, Contract, Indicator, Level, Objective, Promise, Scalar};
+use super::{Aggregate, Baseline, Condition, Contract, Gap, Indicator, Level, Objective, PREDICTION, Promise, Scalar};
 use crate::time::Span;
 
 /// Attributes that Qualm's own documentation, examples and decoders use.
-const KNOWN_ATTRIBUTES: [&str; 17] = [
+const KNOWN_ATTRIBUTES: [&str; 19] = [
+    PREDICTION,
     "service.response_time",
     "service.remaining_time",
     "service.late",
@@ -22,6 +23,7 @@ const KNOWN_ATTRIBUTES: [&str; 17] = [
     "data.completeness",
     "data.validity",
     "data.freshness",
+    "data.duplicates",
     "data.size",
     "cost.usd",
     "cost.energy",
@@ -158,14 +160,104 @@ fn check_indicator(remarks: &mut Remarks, contract: &Contract, indicator: &Indic
         remarks.warn(&format!("{pointer}/attribute"), message, format!("did you mean `{near}`?"));
     }
     check_window(remarks, indicator, pointer);
-    match (indicator.aggregate, &indicator.good) {
-        (Aggregate::Ratio, None) => remarks.error(
-            &format!("{pointer}/aggregate"),
-            "`ratio` needs `good`: which observations count as good",
-            "for example good: {equals: false}",
+    check_source(remarks, indicator, pointer);
+    check_settings(remarks, indicator, pointer);
+    check_baseline(remarks, indicator, pointer);
+}
+
+/// Whether the aggregate fits the attribute.
+fn check_source(remarks: &mut Remarks, indicator: &Indicator, pointer: &str) {
+    let aggregate = indicator.of.unwrap_or(indicator.aggregate);
+    let (attribute, at) = (indicator.attribute.as_str(), format!("{pointer}/aggregate"));
+    if attribute != PREDICTION && (aggregate.is_joined() || aggregate == Aggregate::Coverage) {
+        let message = format!("`{aggregate}` compares predictions with feedback; `{attribute}` has none");
+        remarks.error(&at, message, "use attribute: prediction");
+    }
+    if attribute == "data.freshness" && indicator.aggregate != Aggregate::Last {
+        let message = "`data.freshness` is the age of the newest report at the window's end";
+        remarks.error(&at, message, "use aggregate: last");
+    }
+}
+
+/// Settings that the aggregate needs or does not know.
+fn check_settings(remarks: &mut Remarks, indicator: &Indicator, pointer: &str) {
+    use Aggregate::*;
+    let (own, of) = (indicator.aggregate, indicator.of.unwrap_or(indicator.aggregate));
+    let disparity = own == Disparity;
+    let needed = [
+        (
+            "good",
+            of == Ratio,
+            indicator.good.is_some(),
+            "which observations count as good, for example good: {equals: false}",
         ),
-        (Aggregate::Ratio, Some(_)) | (_, None) => {}
-        (_, Some(_)) => remarks.error(&format!("{pointer}/good"), "`good` belongs to `ratio` only", "remove it"),
+        ("of", disparity, indicator.of.is_some(), "what is compared between groups, for example of: accuracy"),
+        ("across", disparity, indicator.across.is_some(), "the label whose values are the groups"),
+        (
+            "baseline",
+            own.is_drift() || own.is_chart(),
+            indicator.baseline.is_some(),
+            "what is compared with: {file: baselines/x.json}, {first: 1h} or {window: 7d}",
+        ),
+    ];
+    for (name, needs, given, what) in needed {
+        if needs && !given {
+            remarks.error(&format!("{pointer}/aggregate"), format!("`{own}` needs `{name}`: {what}"), "");
+        } else if given && !needs {
+            remarks.error(&format!("{pointer}/{name}"), format!("`{own}` knows no `{name}`"), "remove it");
+        }
+    }
+    let known = [
+        ("average", indicator.average.is_some(), matches!(of, Precision | Recall | F1), "precision, recall and f1"),
+        (
+            "class",
+            indicator.class.is_some(),
+            matches!(of, Precision | Recall | F1 | Auc),
+            "precision, recall, f1 and auc",
+        ),
+        ("metric", indicator.metric.is_some(), disparity, "disparity"),
+        ("delta", indicator.delta.is_some(), own.is_detector(), "adwin and page_hinkley"),
+        ("lambda", indicator.lambda.is_some(), matches!(own, PageHinkley | Ewma), "page_hinkley and ewma"),
+        ("alpha", indicator.alpha.is_some(), own == PageHinkley, "page_hinkley"),
+    ];
+    for (name, given, knows, those) in known {
+        if given && !knows {
+            remarks.error(
+                &format!("{pointer}/{name}"),
+                format!("`{own}` knows no `{name}`"),
+                format!("it is for {those}"),
+            );
+        }
+    }
+    if indicator.average.is_some() && indicator.class.is_some() {
+        remarks.error(&format!("{pointer}/average"), "`average` and `class` exclude each other", "remove one of them");
+    }
+    if disparity && (of == Disparity || of == Each || of.is_drift() || of.is_detector() || of.is_chart()) {
+        remarks.error(
+            &format!("{pointer}/of"),
+            format!("groups cannot be compared by `{of}`"),
+            "for example of: accuracy",
+        );
+    }
+    let unit = |value: Option<f64>| value.is_some_and(|value| value >= 1.0);
+    if (own == Adwin && unit(indicator.delta)) || (own == Ewma && indicator.lambda.is_some_and(|lambda| lambda > 1.0)) {
+        let name = if own == Adwin { "delta" } else { "lambda" };
+        remarks.error(&format!("{pointer}/{name}"), format!("the `{name}` of `{own}` is at most 1"), "");
+    }
+}
+
+fn check_baseline(remarks: &mut Remarks, indicator: &Indicator, pointer: &str) {
+    let at = format!("{pointer}/baseline");
+    match &indicator.baseline {
+        Some(Baseline::File(_)) if indicator.aggregate.is_chart() => {
+            let message = format!("`{}` compares with windows before, not with a file", indicator.aggregate);
+            remarks.error(&at, message, "use {first: 1h} or {window: 1h}");
+        }
+        Some(Baseline::First(span) | Baseline::Window(span)) if *span < indicator.every() => {
+            let message = format!("the baseline of {span} is shorter than every {}", indicator.every());
+            remarks.error(&at, message, "make it longer");
+        }
+        _ => {}
     }
 }
 
@@ -202,9 +294,18 @@ fn check_window(remarks: &mut Remarks, indicator: &Indicator, pointer: &str) {
 fn possible(indicator: &Indicator) -> (f64, f64) {
     let infinite = f64::INFINITY;
     match indicator.aggregate {
-        Aggregate::Ratio => (0.0, 1.0),
-        Aggregate::Count | Aggregate::Rate | Aggregate::Distinct | Aggregate::Stddev => (0.0, infinite),
-        Aggregate::Sum => (-infinite, infinite),
+        Aggregate::Ratio | Aggregate::Coverage | Aggregate::Js | Aggregate::Ks => (0.0, 1.0),
+        Aggregate::Accuracy | Aggregate::Precision | Aggregate::Recall | Aggregate::F1 | Aggregate::Auc => (0.0, 1.0),
+        Aggregate::R2 => (-infinite, 1.0),
+        Aggregate::Disparity if indicator.metric == Some(Gap::Ratio) => (-infinite, 1.0),
+        Aggregate::Count | Aggregate::Rate | Aggregate::Distinct | Aggregate::Stddev | Aggregate::Disparity => {
+            (0.0, infinite)
+        }
+        Aggregate::Psi | Aggregate::Wasserstein | Aggregate::Chi2 | Aggregate::Adwin | Aggregate::PageHinkley => {
+            (0.0, infinite)
+        }
+        Aggregate::Mae | Aggregate::Mse | Aggregate::Rmse | Aggregate::Mape | Aggregate::LogLoss => (0.0, infinite),
+        Aggregate::Sum | Aggregate::Zscore | Aggregate::Ewma => (-infinite, infinite),
         _ if RATIO_ATTRIBUTES.contains(&indicator.attribute.as_str()) => (0.0, 1.0),
         _ => (-infinite, infinite),
     }
@@ -214,7 +315,12 @@ fn check_target(remarks: &mut Remarks, indicator: &Indicator, target: &Condition
     let (least, greatest) = possible(indicator);
     let (low, high) = target.bounds();
     let what = format!("{} of {}", indicator.aggregate, indicator.attribute);
-    if low > high {
+    if matches!(target, Condition::FalseAlarm(_)) {
+        if !indicator.aggregate.is_drift() {
+            let message = format!("`{}` has no rate of false alarms", indicator.aggregate);
+            remarks.error(pointer, message, "it is for psi, ks, js, wasserstein and chi2; write min or max");
+        }
+    } else if low > high {
         remarks.error(pointer, format!("the range {low} to {high} is empty"), "swap the two");
     } else if low > greatest || high < least {
         let message = format!("the target cannot be met: {what} lies between {least} and {greatest}");

@@ -141,8 +141,11 @@ pub fn load(file: &str, source: &str) -> Loaded {
     loaded
 }
 
+/// Folders for what contracts name; their files are no contracts.
+pub const ASSETS: [&str; 3] = ["policies", "baselines", "schemas"];
+
 /// The contract files below the given paths: files as they are, folders searched for
-/// `*.yaml`, `*.yml` and `*.json`, in name order. Hidden entries are passed over.
+/// `*.yaml`, `*.yml` and `*.json`, in name order. Hidden entries and [`ASSETS`] are passed over.
 pub fn files(paths: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for path in paths {
@@ -165,7 +168,9 @@ fn search(folder: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {
             continue;
         }
         if path.is_dir() {
-            search(&path, found)?;
+            if !ASSETS.contains(&name.as_str()) {
+                search(&path, found)?;
+            }
         } else if name.ends_with(".yaml") || name.ends_with(".yml") || name.ends_with(".json") {
             found.push(path);
         }

@@ -6,7 +6,7 @@ use jsonschema::error::ValidationErrorKind as Kind;
 use jsonschema::{ValidationError, Validator};
 use serde_json::Value as Json;
 
-use super::AGGREGATES;
+use super::aggregate_names;
 
 /// The JSON Schema of contracts, as `qualm schema contract` prints it.
 pub const SCHEMA: &str = include_str!("schema.json");
@@ -65,9 +65,9 @@ fn in_words(error: &ValidationError<'_>) -> Vec<Fault> {
         _ if field == "aggregate" && error.instance().is_string() => {
             let name = error.instance().as_str().unwrap_or_default();
             let common = ["p99", "p95", "p90", "p50", "p99.9"];
-            let hint = match nearest(name, AGGREGATES.into_iter().chain(common)) {
+            let hint = match nearest(name, aggregate_names().chain(common)) {
                 Some(near) => format!("did you mean \"{near}\"?"),
-                None => format!("known aggregates: {}", AGGREGATES.join(", ")),
+                None => format!("known aggregates: {}", aggregate_names().collect::<Vec<_>>().join(", ")),
             };
             vec![fault(pointer, format!("unknown aggregate \"{name}\""), Some(hint))]
         }

@@ -4,15 +4,20 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::action::Past;
+use super::gauge::Observed;
+use super::graph::Graph;
 use super::lifecycle::Lifecycle;
+use super::memory::Memory;
 use super::pane::{OTHERS, Panes, SourceId};
+use super::predictions::Joiner;
 use super::program::{Program, Promised};
+use super::relays::Relays;
 use super::route::{Route, Target};
 use super::seen::Seen;
 use super::verdict::{SeriesKey, Verdict};
 use super::{Counts, Limits, Outputs};
 use crate::contract::Promise;
-use crate::report::{Report, Value};
+use crate::report::Dimensions;
 use crate::time::{Span, Timestamp};
 
 /// A series without data for this long, and without open violation, is dropped.
@@ -29,6 +34,11 @@ pub struct Application {
     /// Windows that end by here were judged.
     pub watermark: Timestamp,
     pub(super) seen: Seen,
+    pub(super) joiner: Joiner,
+    /// Whether some objective is about predictions joined with feedback.
+    pub(super) joins: bool,
+    pub(super) relays: Relays,
+    pub(super) graph: Graph,
     pub(super) bound: Vec<Bound>,
     pub(super) series: Slab,
     pub(super) sources: Sources,
@@ -78,6 +88,9 @@ pub(super) struct Series {
     /// Its newest observation.
     pub last_data: Timestamp,
     pub lifecycle: Lifecycle,
+    /// What it remembers beyond its panes, and whether that changed since the last snapshot.
+    pub memory: Option<Memory>,
+    pub memory_dirty: bool,
     pub dirty: bool,
 }
 
@@ -97,6 +110,10 @@ impl Application {
             clock: Timestamp::EPOCH,
             watermark: Timestamp::EPOCH,
             seen: Seen::default(),
+            joiner: Joiner::default(),
+            joins: false,
+            relays: Relays::default(),
+            graph: Graph::default(),
             bound: Vec::new(),
             series: Slab::default(),
             sources: Sources::default(),
@@ -107,50 +124,38 @@ impl Application {
         }
     }
 
-    /// Takes in a report; false if its id was seen before.
-    pub(super) fn observe(&mut self, report: &Report<'_>, limits: &Limits, out: &mut Outputs) -> bool {
-        self.dirty = true;
-        if !self.seen.insert(report.digest, report.time, self.clock) {
-            out.counts.duplicates += 1;
-            return false;
-        }
-        self.count_observations(report, limits, out);
-        self.advance(report.time, limits.lateness, out);
-        true
-    }
-
-    fn count_observations(&mut self, report: &Report<'_>, limits: &Limits, out: &mut Outputs) {
-        let digest = Route::digest(report);
-        if !self.routes.contains_key(&digest) {
-            if self.routes.len() >= ROUTES_MAX {
-                self.routes.clear();
+    /// Looks up where the observations of these dimensions go, and does something with it.
+    pub(super) fn with_route<R>(
+        &mut self,
+        digest: u128,
+        dimensions: &Dimensions<'_>,
+        then: impl FnOnce(&mut Application, &mut Route) -> R,
+    ) -> R {
+        let mut route = match self.routes.get_mut(&digest) {
+            Some(route) => std::mem::take(route),
+            None => {
+                if self.routes.len() >= ROUTES_MAX {
+                    self.routes.clear();
+                }
+                let source = self.sources.intern(dimensions.stage, dimensions.instance);
+                self.routes.insert(digest, Route::default());
+                Route::find(&self.bound, dimensions, source)
             }
-            let source = self.sources.intern(&report.stage, &report.instance);
-            self.routes.insert(digest, Route::find(&self.bound, report, source));
-        }
-        let Some(mut route) = self.routes.get_mut(&digest).map(std::mem::take) else { return };
-        let source = route.source;
-        for (attribute, value) in &report.metrics {
-            let Some(targets) = route.targets(attribute) else { continue };
-            out.counts.observations += 1;
-            let mut late = false;
-            for target in targets {
-                late |= !self.count(target, source, report.time, value, limits, out);
-            }
-            out.counts.late += u64::from(late);
-        }
+        };
+        let result = then(self, &mut route);
         if let Some(place) = self.routes.get_mut(&digest) {
             *place = route;
         }
+        result
     }
 
     /// Counts one observation for one input; false if it came too late.
-    fn count(
+    pub(super) fn count(
         &mut self,
         target: &mut Target,
         source: SourceId,
         time: Timestamp,
-        value: &Value<'_>,
+        observed: &Observed<'_>,
         limits: &Limits,
         out: &mut Outputs,
     ) -> bool {
@@ -160,7 +165,7 @@ impl Application {
         }
         let watched = &mut bound.watched[usize::from(target.place.objective)];
         let input = &watched.promised.inputs[usize::from(target.place.input)];
-        if !input.gauge.takes(value) {
+        if !input.gauge.takes(observed) {
             out.counts.wrong_type += 1;
             return true;
         }
@@ -187,6 +192,8 @@ impl Application {
                             first: start,
                             last_data: time,
                             lifecycle: Lifecycle::default(),
+                            memory: Memory::new(input, start),
+                            memory_dirty: true,
                             dirty: false,
                         });
                         watched.inputs[usize::from(target.place.input)].insert(target.key.clone(), index);
@@ -205,12 +212,14 @@ impl Application {
         series.first = series.first.min(start);
         series.last_data = series.last_data.max(time);
         if each {
-            self.judge_each(target.place, index, source, time, value, out);
+            if let Observed::Value(value) = observed {
+                self.judge_each(target.place, index, source, time, value, out);
+            }
             return true;
         }
         let end = start + input.every;
         let pane = series.panes.at(start, &input.gauge);
-        pane.add(&input.gauge, source, time, value);
+        pane.add(&input.gauge, source, time, observed, &target.part);
         pane.dirty = keep;
         if watched.next_end.is_none_or(|next| end < next) {
             watched.next_end = Some(end);

@@ -6,12 +6,16 @@ use std::collections::BTreeMap;
 use super::action;
 use super::aggregate::Accumulator;
 use super::application::{Application, IDLE, Place};
+use super::chance::rejected;
+use super::detail::Detail;
+use super::gauge::Summary;
 use super::lifecycle::{Change, Latest, Open, Resolution};
+use super::memory::drifted;
 use super::pane::{OTHERS, Share, SourceId};
-use super::program::Promised;
+use super::program::{Input, Promised};
 use super::verdict::{
     Action, Contributor, Evaluation, Evidence, SeriesKey, SeriesLabels, State, Transition, Verdict, Window,
-    counterfactual, judge, short_value,
+    counterfactual, judge, short, short_value,
 };
 use super::{Output, Outputs};
 use crate::contract::{Aggregate, Condition, Promise, Scalar};
@@ -30,6 +34,7 @@ struct Judged {
     samples: u64,
     verdict: Verdict,
     message: Option<String>,
+    detail: Option<Box<Detail>>,
 }
 
 impl Application {
@@ -69,27 +74,73 @@ impl Application {
         let window = Window { start: end - input.window, end };
         let members: Vec<(SeriesKey, u32)> =
             self.bound[b].watched[o].inputs[0].iter().map(|(key, index)| (key.clone(), *index)).collect();
+        // The p-value that the most significant of so many series needs.
+        let level = input.false_alarm.map(|rate| rate / members.len().max(1) as f64);
+        let mut looks = Vec::with_capacity(members.len());
         for (key, index) in members {
-            if self.series.get(index).first >= end {
-                continue;
+            if self.series.get(index).first < end {
+                let (summary, merged) = self.look(&promised, input, index, window, level);
+                looks.push((key, index, summary, merged));
             }
+        }
+        let mut verdicts = chance(&looks, input.false_alarm, promised.objective.min_samples).into_iter();
+        let min_samples = if input.is_freshness() { 0 } else { promised.objective.min_samples };
+        for (key, index, summary, merged) in looks {
+            let (verdict, message) = judge(target, &summary, min_samples, verdicts.next().unwrap_or(false));
+            let Summary { samples, value, detail, .. } = summary;
+            let judged = Judged { window, value, samples, verdict, message, detail };
             let series = self.series.touch(index);
-            let merged = series.panes.merged(window.start, end, &input.gauge);
-            let summary = input.gauge.summary(&merged);
-            let (verdict, message) = judge(target, &summary, promised.objective.min_samples);
-            let judged = Judged { window, value: summary.value, samples: summary.samples, verdict, message };
             let last_data = series.last_data;
             series.lifecycle.latest = Some(judged.latest());
             let change = series.lifecycle.judge(&promised.objective, end, verdict, last_data);
             let evidence = matches!(change, Some(Change::Opens { .. })).then(|| {
                 let shares = self.series.get(index).panes.shares(window.start, end);
-                self.evidence(&promised, &merged, &shares, window)
+                self.evidence(&promised, &merged, &shares, &judged)
             });
             self.emit(&promised, &key, judged.clone(), out);
             self.change(place, &promised, &key, Holder::Series(index), judged, change, evidence, out);
-            self.series.get_mut_quietly(index).panes.forget_before(end + input.every - input.window);
+            self.leave(input, index, &merged, window);
             self.drop_if_idle(place, index, end);
         }
+    }
+
+    /// What a window of a series comes to, and its accumulator. Takes in the pane that has just closed.
+    fn look(
+        &mut self,
+        promised: &Promised,
+        input: &Input,
+        index: u32,
+        window: Window,
+        level: Option<f64>,
+    ) -> (Summary, Accumulator) {
+        let series = self.series.touch(index);
+        let closing = window.end - input.every;
+        if let (Some(memory), Some(pane)) = (&mut series.memory, series.panes.get(closing)) {
+            series.memory_dirty |= memory.close(pane, closing, window);
+        }
+        let merged = if input.indicator.aggregate.is_detector() {
+            Accumulator::Values { n: series.panes.samples(window.start, window.end), values: Vec::new() }
+        } else {
+            series.panes.merged(window.start, window.end, &input.gauge)
+        };
+        let level = level.map(|level| (level, seed(promised, &series.key, window.end)));
+        let summary = match (&series.memory, &input.baseline, &merged) {
+            (Some(memory), _, _) => memory.summary(input, &merged, window, level),
+            (None, Some(baseline), Accumulator::Distribution(distribution)) => {
+                drifted(input, &baseline.distribution, distribution, baseline.file.clone(), level)
+            }
+            (None, ..) => input.gauge.summary(&merged, window.start),
+        };
+        (summary, merged)
+    }
+
+    /// Lets go of what the next window does not need.
+    fn leave(&mut self, input: &Input, index: u32, merged: &Accumulator, window: Window) {
+        let series = self.series.get_mut_quietly(index);
+        if let Some(memory) = &mut series.memory {
+            series.memory_dirty |= memory.leave(input, series.panes.get(window.start), merged, window);
+        }
+        series.panes.forget_before(window.start + input.every);
     }
 
     fn judge_rule(&mut self, place: Place, end: Timestamp, out: &mut Outputs) {
@@ -101,16 +152,20 @@ impl Application {
         let mut contributors = Vec::new();
         let mut longest = Span::ZERO;
         let mut members = Vec::new();
+        let mut fault = None;
         for (i, input) in promised.inputs.iter().enumerate() {
             longest = longest.max(input.window);
             let mut series = Vec::new();
-            for (key, index) in &self.bound[b].watched[o].inputs[i] {
-                members.push((i, *index));
-                let merged = self.series.get(*index).panes.merged(end - input.window, end, &input.gauge);
-                let summary = input.gauge.summary(&merged);
+            let known = self.bound[b].watched[o].inputs[i].iter().map(|(key, index)| (key.clone(), *index));
+            for (key, index) in known.collect::<Vec<_>>() {
+                members.push((i, index));
+                let window = Window { start: end - input.window, end };
+                let (summary, merged) = self.look(&promised, input, index, window, None);
+                self.leave(input, index, &merged, window);
+                fault = fault.or_else(|| summary.fault.map(|fault| format!("input {}: {fault}", input.name)));
                 samples += summary.samples;
                 let Some(value) = summary.value else { continue };
-                let labels = SeriesLabels(&input.indicator.group_by, key).to_string();
+                let labels = SeriesLabels(&input.indicator.group_by, &key).to_string();
                 let source = if labels.is_empty() { input.name.clone() } else { format!("{}: {labels}", input.name) };
                 let number = value.0.as_number();
                 contributors.push(Contributor { source, samples: summary.samples, bad: None, value: number });
@@ -127,7 +182,9 @@ impl Application {
             inputs.insert(input.name.as_str(), policy::Input { value, count, series: grouped.then_some(series) });
         }
         let window = Window { start: end - longest, end };
-        let (verdict, value, message) = if samples == 0 {
+        let (verdict, value, message) = if fault.is_some() {
+            (Verdict::Error, None, fault)
+        } else if samples == 0 {
             (Verdict::NoData, None, None)
         } else if samples < promised.objective.min_samples {
             (Verdict::Insufficient, None, None)
@@ -143,7 +200,7 @@ impl Application {
                 Err(error) => (Verdict::Error, None, Some(error.to_string())),
             }
         };
-        let judged = Judged { window, value, samples, verdict, message };
+        let judged = Judged { window, value, samples, verdict, message, detail: None };
         let newest = members.iter().map(|(_, index)| self.series.get(*index).last_data).filter(|at| *at < end).max();
         let state = self.bound[b].watched[o].rule.get_or_insert_default();
         state.last_data = state.last_data.max(newest);
@@ -153,14 +210,13 @@ impl Application {
         let evidence = matches!(change, Some(Change::Opens { .. })).then(|| {
             contributors.sort_by(|a, b| b.value.unwrap_or_default().total_cmp(&a.value.unwrap_or_default()));
             contributors.truncate(CONTRIBUTORS_MAX);
-            Evidence { window, indicator: promised.indicator_words(), counterfactual: None, contributors }
+            let indicator = promised.indicator_words();
+            Evidence { window, indicator, counterfactual: None, contributors, detail: None }
         });
         let key = SeriesKey::default();
         self.emit(&promised, &key, judged.clone(), out);
         self.change(place, &promised, &key, Holder::Rule, judged, change, evidence, out);
         for (i, index) in members {
-            let input = &promised.inputs[i];
-            self.series.get_mut_quietly(index).panes.forget_before(end + input.every - input.window);
             self.drop_if_idle(Place { input: i as u16, ..place }, index, end);
         }
     }
@@ -191,7 +247,7 @@ impl Application {
         let breached = target.holds(value) == Some(false);
         let verdict = if breached { Verdict::Breached } else { Verdict::Met };
         let value_kept = Some(Scalar(value.clone().into_owned()));
-        let judged = Judged { window, value: value_kept, samples: 1, verdict, message: None };
+        let judged = Judged { window, value: value_kept, samples: 1, verdict, message: None, detail: None };
         if series.lifecycle.latest.as_ref().is_none_or(|latest| latest.at <= time) {
             series.lifecycle.latest = Some(judged.latest());
         }
@@ -202,8 +258,7 @@ impl Application {
         let evidence = matches!(change, Some(Change::Opens { .. })).then(|| {
             let sum = value.as_number().unwrap_or_default();
             let share = Share { source, samples: 1, misses: 1, sum };
-            let empty = Accumulator::Count { n: 1 };
-            self.evidence(&promised, &empty, &[share], window)
+            self.evidence(&promised, &Accumulator::Count { n: 1 }, &[share], &judged)
         });
         self.change(place, &promised, &key, Holder::Series(index), judged, change, evidence, out);
         if let Some(due) = self.series.get(index).lifecycle.open().and_then(|open| each_due(&promised, open, time)) {
@@ -246,6 +301,7 @@ impl Application {
                 samples: 0,
                 verdict: Verdict::Met,
                 message: None,
+                detail: None,
             };
             self.change(place, &promised, &key, Holder::Series(index), judged, change, None, out);
         }
@@ -264,6 +320,7 @@ impl Application {
             samples: judged.samples,
             verdict: judged.verdict,
             message: judged.message,
+            detail: judged.detail,
         }));
     }
 
@@ -344,6 +401,7 @@ impl Application {
             samples: 0,
             verdict: Verdict::NoData,
             message: None,
+            detail: None,
         };
         if let Some(rule) = &mut self.bound[b].watched[o].rule {
             let judged = silent(rule.lifecycle.latest.clone());
@@ -366,9 +424,14 @@ impl Application {
         watched.timers.clear();
     }
 
-    fn evidence(&self, promised: &Promised, merged: &Accumulator, shares: &[Share], window: Window) -> Evidence {
-        let counts_misses = promised.objective.target().is_some_and(Condition::is_bound)
-            || promised.inputs.iter().any(|input| input.indicator.aggregate == Aggregate::Ratio);
+    fn evidence(&self, promised: &Promised, merged: &Accumulator, shares: &[Share], judged: &Judged) -> Evidence {
+        let counts_misses = promised.inputs.iter().any(|input| match input.indicator.aggregate {
+            Aggregate::Ratio | Aggregate::Accuracy | Aggregate::Precision | Aggregate::Recall | Aggregate::F1 => true,
+            aggregate => {
+                promised.objective.target().is_some_and(Condition::is_bound)
+                    && !(aggregate.is_drift() || aggregate.is_detector() || aggregate.is_chart())
+            }
+        });
         let mut shares = shares.to_vec();
         // The sum of all others is nobody to turn to, so it comes last.
         let rank = |share: &Share| (share.source == OTHERS, Reverse(share.misses), Reverse(share.samples));
@@ -378,13 +441,15 @@ impl Application {
             source: self.sources.name(share.source).to_owned(),
             samples: share.samples,
             bad: counts_misses.then_some(share.misses),
-            value: Some(share.sum / share.samples as f64),
+            value: (share.samples > 0).then(|| share.sum / share.samples as f64),
         });
+        let value = judged.value.as_ref().and_then(|value| value.0.as_number());
         Evidence {
-            window,
+            window: judged.window,
             indicator: promised.indicator_words(),
-            counterfactual: counterfactual(promised, merged),
+            counterfactual: counterfactual(promised, merged, value),
             contributors: contributors.collect(),
+            detail: judged.detail.clone(),
         }
     }
 
@@ -426,8 +491,23 @@ impl Judged {
             value: self.value.clone(),
             samples: self.samples,
             message: self.message.clone(),
+            detail: self.detail.clone(),
         }
     }
+}
+
+/// Of each window, whether chance does not explain its drift, all series of the objective considered.
+fn chance<K, I, M>(looks: &[(K, I, Summary, M)], rate: Option<f64>, min_samples: u64) -> Vec<bool> {
+    let Some(rate) = rate else { return Vec::new() };
+    let enough = |summary: &Summary| summary.p_value.filter(|_| summary.samples >= min_samples);
+    let p_values: Vec<f64> = looks.iter().filter_map(|(_, _, summary, _)| enough(summary)).collect();
+    let mut verdicts = rejected(&p_values, rate).into_iter();
+    looks.iter().map(|(_, _, summary, _)| enough(summary).and_then(|_| verdicts.next()).unwrap_or(false)).collect()
+}
+
+/// What simulations of one window's chance are seeded by.
+fn seed(promised: &Promised, key: &SeriesKey, end: Timestamp) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(promised.violation_id(key, end).as_bytes())
 }
 
 /// When an open violation of an `each` objective may resolve without a further observation.
@@ -456,7 +536,15 @@ fn sentence(
     match (why, value) {
         (None, Some(value)) => match &judged.message {
             Some(message) => format!("{what}: {message}"),
-            None => format!("{what} was {value}; promised is {promise}"),
+            None => match judged.detail.as_deref() {
+                Some(Detail::Drift(drift)) => {
+                    format!(
+                        "{what} was {value}, chance alone makes it {}; promised is {promise}",
+                        short(drift.expected)
+                    )
+                }
+                _ => format!("{what} was {value}; promised is {promise}"),
+            },
         },
         (None, None) => match &judged.message {
             Some(message) => format!("{what}: {message}"),

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::detail::Detail;
 use super::verdict::Verdict;
 use crate::contract::{NoData, Objective, Scalar};
 use crate::time::{Span, Timestamp};
@@ -61,6 +62,9 @@ pub struct Latest {
     /// What a script said, or why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// What the value rests on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<Box<Detail>>,
 }
 
 /// Why a violation resolved.

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::aggregate::{Accumulator, Gauge};
-use crate::report::Value;
+use super::aggregate::Accumulator;
+use super::gauge::{Gauge, Observed};
 use crate::time::Timestamp;
 
 /// The most instances that a pane counts one by one; further ones share an entry.
@@ -38,7 +38,7 @@ pub struct Share {
     pub samples: u64,
     /// Those that miss the target by themselves.
     pub misses: u64,
-    /// Sum of the values, where they are numbers.
+    /// Sum of the values, where they are numbers; of predictions, how many are right, or how far off.
     pub sum: f64,
 }
 
@@ -48,15 +48,12 @@ impl Pane {
         Pane { start, accumulator: gauge.empty(), shares: Vec::new(), dirty: false }
     }
 
-    /// Adds an observation.
-    pub fn add(&mut self, gauge: &Gauge, source: SourceId, time: Timestamp, value: &Value<'_>) {
-        gauge.add(&mut self.accumulator, time, value);
-        let share = Share {
-            source,
-            samples: 1,
-            misses: u64::from(gauge.misses(value)),
-            sum: value.as_number().unwrap_or_default(),
-        };
+    /// Adds an observation; `part` is the group it belongs to.
+    pub fn add(&mut self, gauge: &Gauge, source: SourceId, time: Timestamp, observed: &Observed<'_>, part: &str) {
+        gauge.add(&mut self.accumulator, time, observed, part);
+        // An answer belongs to an inference that was counted already.
+        let samples = u64::from(!matches!(observed, Observed::Answer(_)));
+        let share = Share { source, samples, misses: u64::from(gauge.misses(observed)), sum: Gauge::number(observed) };
         add_share(&mut self.shares, share);
     }
 }
@@ -112,6 +109,17 @@ impl Panes {
         let mut merged = first.accumulator.clone();
         inside.for_each(|pane| merged.merge(&pane.accumulator));
         merged
+    }
+
+    /// The pane of a start, if there is one.
+    pub fn get(&self, start: Timestamp) -> Option<&Accumulator> {
+        let place = self.0.binary_search_by_key(&start, |pane| pane.start).ok()?;
+        Some(&self.0[place].accumulator)
+    }
+
+    /// Observations of all panes that start in `from..until`.
+    pub fn samples(&self, from: Timestamp, until: Timestamp) -> u64 {
+        self.inside(from, until).map(|pane| pane.accumulator.samples()).sum()
     }
 
     /// Who reported what in `from..until`.

@@ -1,25 +1,33 @@
 //! A contract made ready to run.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::Value as Json;
 use uuid::Uuid;
 
-use super::aggregate::Gauge;
+use super::baseline::BaselineFile;
+use super::gauge::Gauge;
+use super::memory::FileBaseline;
 use super::verdict::{SeriesKey, SeriesLabels};
-use crate::contract::{Aggregate, Contract, Indicator, Objective, Promise};
-use crate::policy::Policies;
+use crate::contract::{Aggregate, Baseline, Condition, Contract, Filter, Indicator, Level, Loaded, Objective};
+use crate::contract::{PREDICTION, Promise};
+use crate::policy::{self, Policies};
 use crate::time::{Span, Timestamp};
 
 /// Namespace of all derived ids.
 const NAMESPACE: Uuid = Uuid::from_u128(0x5155_414c_4d00_5000_8000_7175_616c_6d31);
 
-/// One version of a contract with its compiled policies.
+/// One version of a contract with all that it names, compiled.
 pub struct Program {
     /// The contract.
     pub contract: Contract,
     /// Its scripts.
     pub policies: Policies,
+    /// The texts of its scripts, baselines and schemas by name, kept with the contract's version.
+    pub files: BTreeMap<String, String>,
+    /// The schema of payloads, and which reports' are meant.
+    pub payload: Option<(Filter, jsonschema::Validator)>,
     /// Its objectives.
     pub promises: Vec<Arc<Promised>>,
 }
@@ -54,14 +62,90 @@ pub struct Input {
     pub every: Span,
     /// Its window; zero for `each`.
     pub window: Span,
+    /// Where its observations come from.
+    pub feed: Feed,
+    /// The baseline, if it is a file's.
+    pub baseline: Option<FileBaseline>,
+    /// The rate of false alarms that is the target, if it is one.
+    pub false_alarm: Option<f64>,
+}
+
+/// Where observations come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Feed {
+    /// Reported metrics.
+    Metric,
+    /// What inferences predicted.
+    Predicted,
+    /// Predictions joined with their feedback.
+    Joined,
+    /// Inferences, and feedback for them.
+    Coverage,
+    /// `data.freshness`: when reports come.
+    Freshness,
+    /// `data.duplicates`: whether a report's id was seen before.
+    Duplicates,
+    /// `data.validity`: whether payloads keep the contract's schema.
+    Validity,
+}
+
+impl Feed {
+    fn of(indicator: &Indicator, contract: &Contract) -> Feed {
+        let aggregate = indicator.of.unwrap_or(indicator.aggregate);
+        match indicator.attribute.as_str() {
+            PREDICTION if aggregate.is_joined() => Feed::Joined,
+            PREDICTION if aggregate == Aggregate::Coverage => Feed::Coverage,
+            PREDICTION => Feed::Predicted,
+            "data.freshness" => Feed::Freshness,
+            "data.duplicates" => Feed::Duplicates,
+            "data.validity" if contract.spec.payload.is_some() => Feed::Validity,
+            _ => Feed::Metric,
+        }
+    }
+}
+
+impl Input {
+    /// Whether it is the age of the newest report.
+    pub fn is_freshness(&self) -> bool {
+        self.feed == Feed::Freshness
+    }
 }
 
 impl Program {
-    /// Prepares a contract.
-    pub fn new(contract: Contract, policies: Policies) -> Program {
-        let promises = contract.spec.objectives.iter().map(|objective| Arc::new(Promised::new(&contract, objective)));
-        let promises = promises.collect();
-        Program { contract, policies, promises }
+    /// Compiles what a contract names, and adds what is wrong to its findings. None if it cannot
+    /// run. `read` brings the text of a script, baseline or schema, or says why it cannot.
+    pub fn compile(loaded: &mut Loaded, read: impl Fn(&str) -> Result<String, String>) -> Option<Program> {
+        let policies = policy::compile(loaded, &read);
+        let contract = loaded.contract.clone()?;
+        let mut files = policies.as_ref().map(|policies| policies.sources.clone()).unwrap_or_default();
+        let mut baselines = BTreeMap::new();
+        for (pointer, indicator) in contract.indicators() {
+            if let Some(Baseline::File(file)) = &indicator.baseline {
+                match read_baseline(file, &indicator.attribute, &read) {
+                    Ok((text, baseline)) => {
+                        files.insert(file.clone(), text);
+                        baselines.insert((file.clone(), indicator.attribute.clone()), baseline);
+                    }
+                    Err((message, hint)) => {
+                        loaded.find(Level::Error, &format!("{pointer}/baseline/file"), message, Some(hint));
+                    }
+                }
+            }
+        }
+        let mut payload = None;
+        if let Some(wanted) = &contract.spec.payload {
+            match read_schema(&wanted.schema, &read) {
+                Ok((text, validator)) => {
+                    files.insert(wanted.schema.clone(), text);
+                    payload = Some((wanted.matching.clone(), validator));
+                }
+                Err(message) => loaded.find(Level::Error, "/spec/payload/schema", message, None),
+            }
+        }
+        let (policies, _) = policies.zip(loaded.contract.as_ref())?;
+        let promise = |objective| Arc::new(Promised::new(&contract, objective, &baselines));
+        let promises = contract.spec.objectives.iter().map(promise).collect();
+        Some(Program { contract, policies, files, payload, promises })
     }
 
     /// The contract's name.
@@ -71,13 +155,22 @@ impl Program {
 }
 
 impl Promised {
-    fn new(contract: &Contract, objective: &Objective) -> Promised {
+    fn new(contract: &Contract, objective: &Objective, baselines: &Baselines) -> Promised {
         let inputs = objective.indicators().into_iter().map(|(name, indicator)| Input {
             name: name.to_owned(),
             indicator: indicator.clone(),
-            gauge: Gauge::new(indicator, objective.target()),
+            gauge: Gauge::new(indicator, objective.target(), objective.min_samples),
             every: indicator.every(),
             window: indicator.window(),
+            feed: Feed::of(indicator, contract),
+            baseline: match &indicator.baseline {
+                Some(Baseline::File(file)) => baselines.get(&(file.clone(), indicator.attribute.clone())).cloned(),
+                _ => None,
+            },
+            false_alarm: match objective.target() {
+                Some(Condition::FalseAlarm(rate)) => Some(*rate),
+                _ => None,
+            },
         });
         let group_by = match &objective.promise {
             Promise::Target { indicator, .. } => indicator.group_by.clone(),
@@ -119,7 +212,18 @@ impl Promised {
                 Some(good) => format!("share of {} {good}", indicator.attribute),
                 None => format!("share of {}", indicator.attribute),
             },
-            Promise::Target { indicator, .. } => format!("{} of {}", indicator.aggregate, indicator.attribute),
+            Promise::Target { indicator, .. } if indicator.attribute == "data.freshness" => {
+                "age of the newest report in seconds".to_owned()
+            }
+            Promise::Target { indicator, .. } => {
+                let mut words = format!("{} of ", indicator.aggregate);
+                let across = indicator.across.as_deref().unwrap_or_default();
+                if let Some(of) = indicator.of {
+                    words = format!("{words}{of} across {across} of ");
+                }
+                let class = indicator.class.as_ref().map(|class| format!(" {class}")).unwrap_or_default();
+                format!("{words}{}{class}", indicator.attribute)
+            }
             Promise::Rule { rule } => format!("rule {} of {}", rule.function, rule.policy),
         }
     }
@@ -140,6 +244,34 @@ impl Promised {
 /// An id derived from another and a name.
 pub fn derived_id(parent: Uuid, name: &str) -> Uuid {
     Uuid::new_v5(&parent, name.as_bytes())
+}
+
+type Baselines = BTreeMap<(String, String), FileBaseline>;
+
+fn read_baseline(
+    file: &str,
+    attribute: &str,
+    read: &impl Fn(&str) -> Result<String, String>,
+) -> Result<(String, FileBaseline), (String, String)> {
+    let hint = || "make it with `qualm baseline --from reports.ndjson`".to_owned();
+    let text = read(file).map_err(|message| (message, hint()))?;
+    let parsed = BaselineFile::read(&text).map_err(|error| (format!("{file} is not a baseline: {error}"), hint()))?;
+    let known = || parsed.attributes.keys().cloned().collect::<Vec<_>>().join(", ");
+    let found = parsed.attributes.get(attribute);
+    let distribution =
+        found.ok_or_else(|| (format!("{file} holds no attribute `{attribute}`"), format!("it holds: {}", known())))?;
+    Ok((text, FileBaseline { file: file.to_owned(), distribution: Arc::new(distribution.clone()) }))
+}
+
+fn read_schema(
+    file: &str,
+    read: &impl Fn(&str) -> Result<String, String>,
+) -> Result<(String, jsonschema::Validator), String> {
+    let text = read(file)?;
+    let schema: Json = serde_json::from_str(&text).map_err(|error| format!("{file} is not JSON: {error}"))?;
+    let validator =
+        jsonschema::validator_for(&schema).map_err(|error| format!("{file} is not a JSON Schema: {error}"))?;
+    Ok((text, validator))
 }
 
 fn measure(promise: &Promise) -> String {

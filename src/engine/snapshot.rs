@@ -11,9 +11,12 @@ use serde::{Deserialize, Serialize};
 use super::action::Past;
 use super::aggregate::Accumulator;
 use super::application::{Application, IDLE, Place, RuleState, Series};
+use super::graph::Graph;
 use super::lifecycle::Lifecycle;
 use super::pane::{Pane, Panes, Share};
+use super::predictions::Entry;
 use super::program::{Input, Promised};
+use super::relays::Relay;
 use super::verdict::{SeriesKey, SeriesLabels};
 use super::{Engine, digest};
 use crate::time::{Span, Timestamp};
@@ -31,6 +34,8 @@ pub struct Snapshot {
     pub panes: Vec<PaneRow>,
     /// Report ids that were noted.
     pub ids: Vec<IdRow>,
+    /// Inferences, feedback and passed-on observations that were noted.
+    pub joins: Vec<JoinRow>,
 }
 
 /// An application's clock and guards.
@@ -67,6 +72,8 @@ pub struct SeriesRow {
     pub labels: String,
     /// JSON.
     pub state: String,
+    /// JSON; none where it did not change, or there is none.
+    pub memory: Option<String>,
 }
 
 /// A pane.
@@ -107,10 +114,37 @@ pub struct IdRow {
     pub ids: Vec<u8>,
 }
 
+/// Changes of an application's waiting inferences, as JSON.
+#[derive(Debug, Clone)]
+pub struct JoinRow {
+    /// Whose.
+    pub tenant: String,
+    /// Which application.
+    pub application: String,
+    /// The newest of their times.
+    pub newest: Timestamp,
+    /// Older rows than this are needed no more.
+    pub needed_from: Timestamp,
+    /// JSON.
+    pub entries: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct JoinLog {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    inferences: Vec<Entry>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    relayed: Vec<Relay>,
+}
+
 #[derive(Serialize, Deserialize)]
 struct ApplicationState {
     clock: Timestamp,
     watermark: Timestamp,
+    #[serde(default)]
+    heard: BTreeMap<Box<str>, Timestamp>,
+    #[serde(default)]
+    graph: Graph,
     contracts: BTreeMap<String, ContractState>,
 }
 
@@ -138,11 +172,12 @@ impl Engine {
     /// What changed since the last call.
     pub fn snapshot(&mut self) -> Snapshot {
         let mut snapshot = Snapshot::default();
+        let horizon = self.limits.join_horizon;
         for (tenant, name) in self.names() {
             if let Some(application) = self.applications.get_mut(&digest(&tenant, &name))
                 && std::mem::take(&mut application.dirty)
             {
-                application.snapshot(&mut snapshot);
+                application.snapshot(horizon, &mut snapshot);
             }
         }
         snapshot
@@ -156,6 +191,8 @@ impl Engine {
         };
         application.clock = state.clock;
         application.watermark = state.watermark;
+        application.relays.heard = state.heard;
+        application.graph = state.graph;
         for bound in &mut application.bound {
             let Some(known) = state.contracts.get(bound.program.name()) else { continue };
             bound.past = known.past.clone();
@@ -177,6 +214,7 @@ impl Engine {
             return Ok(());
         };
         let Some(place) = application.place(&row.contract, &row.objective, &row.input) else { return Ok(()) };
+        let memory = row.memory.as_deref().map(serde_json::from_str).transpose()?;
         let index = application.series.insert(Series {
             place,
             key: key.clone(),
@@ -184,6 +222,8 @@ impl Engine {
             first: state.first,
             last_data: state.last_data,
             lifecycle: state.lifecycle,
+            memory,
+            memory_dirty: false,
             dirty: false,
         });
         let watched = &mut application.bound[usize::from(place.bound)].watched[usize::from(place.objective)];
@@ -228,6 +268,22 @@ impl Engine {
         }
     }
 
+    /// Takes back waiting inferences, the oldest rows first.
+    pub fn restore_joins(&mut self, row: &JoinRow) -> Result<(), serde_json::Error> {
+        let log: JoinLog = serde_json::from_str(&row.entries)?;
+        let Some(application) = self.applications.get_mut(&digest(&row.tenant, &row.application)) else {
+            return Ok(());
+        };
+        let before = application.joiner.len();
+        log.inferences.into_iter().for_each(|entry| application.joiner.restore(entry));
+        log.relayed.into_iter().for_each(|relay| application.relays.restore(relay));
+        // What has left its horizon was forgotten before the row was written, or would be now.
+        application.joiner.forget_before(application.watermark - self.limits.join_horizon);
+        application.relays.forget_before(application.watermark - self.limits.join_horizon);
+        self.pending = self.pending + application.joiner.len() - before;
+        Ok(())
+    }
+
     /// The oldest pane start that open windows still need, by tenant, application, contract,
     /// objective, input and measure;
     /// for loading panes after [`Engine::restore_series`].
@@ -267,7 +323,7 @@ impl Application {
         })
     }
 
-    fn snapshot(&mut self, snapshot: &mut Snapshot) {
+    fn snapshot(&mut self, horizon: Span, snapshot: &mut Snapshot) {
         let (tenant, application) = (self.tenant.to_string(), self.name.to_string());
         snapshot.applications.push(ApplicationRow {
             tenant: tenant.clone(),
@@ -280,6 +336,9 @@ impl Application {
             snapshot.forgotten.push([tenant.clone(), application.clone(), contract, objective, input, json(&key)]);
         }
         for index in self.series.take_changed() {
+            let series = self.series.get_mut_quietly(index);
+            let changed = std::mem::take(&mut series.memory_dirty);
+            let memory = series.memory.as_ref().filter(|_| changed).map(|memory| json(memory));
             let series = self.series.get(index);
             let watched = &self.bound[usize::from(series.place.bound)].watched[usize::from(series.place.objective)];
             let promised = watched.promised.clone();
@@ -297,6 +356,7 @@ impl Application {
                     last_data: series.last_data,
                     lifecycle: series.lifecycle.clone(),
                 }),
+                memory,
             };
             let mut panes = std::mem::take(&mut self.series.get_mut_quietly(index).panes);
             for pane in &mut panes.0 {
@@ -327,7 +387,13 @@ impl Application {
                 ids.extend_from_slice(&id.to_le_bytes());
                 ids.extend_from_slice(&time.as_micros().to_le_bytes());
             }
-            snapshot.ids.push(IdRow { tenant, application, newest, ids });
+            snapshot.ids.push(IdRow { tenant: tenant.clone(), application: application.clone(), newest, ids });
+        }
+        let log = JoinLog { inferences: self.joiner.take_log(), relayed: self.relays.take_log() };
+        let times = log.inferences.iter().map(Entry::time).chain(log.relayed.iter().map(|Relay(_, at)| *at));
+        if let Some(newest) = times.max() {
+            let needed_from = self.watermark - horizon;
+            snapshot.joins.push(JoinRow { tenant, application, newest, needed_from, entries: json(&log) });
         }
     }
 
@@ -341,7 +407,13 @@ impl Application {
             };
             (bound.program.name().to_owned(), state)
         });
-        ApplicationState { clock: self.clock, watermark: self.watermark, contracts: contracts.collect() }
+        ApplicationState {
+            clock: self.clock,
+            watermark: self.watermark,
+            heard: self.relays.heard.clone(),
+            graph: self.graph.clone(),
+            contracts: contracts.collect(),
+        }
     }
 }
 

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value as Json;
 use uuid::Uuid;
 
-use super::aggregate::{Accumulator, Summary};
+use super::aggregate::Accumulator;
+use super::detail::Detail;
+use super::gauge::Summary;
 use super::lifecycle::Resolution;
 use super::program::Promised;
 use super::quantile::nearest_rank;
@@ -104,12 +106,14 @@ pub struct Evaluation {
     pub verdict: Verdict,
     /// What a script said, or why it failed.
     pub message: Option<String>,
+    /// What the value rests on.
+    pub detail: Option<Box<Detail>>,
 }
 
 impl Serialize for Evaluation {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let promised = &*self.promised;
-        let mut object = serializer.serialize_struct("Evaluation", 12)?;
+        let mut object = serializer.serialize_struct("Evaluation", 13)?;
         object.serialize_field("type", "evaluation")?;
         object.serialize_field("contract", &promised.contract)?;
         object.serialize_field("objective", &promised.objective.name)?;
@@ -122,6 +126,9 @@ impl Serialize for Evaluation {
         object.serialize_field("verdict", &self.verdict)?;
         if let Some(message) = &self.message {
             object.serialize_field("message", message)?;
+        }
+        if let Some(detail) = &self.detail {
+            object.serialize_field("detail", detail)?;
         }
         object.end()
     }
@@ -194,6 +201,9 @@ pub struct Evidence {
     pub counterfactual: Option<Counterfactual>,
     /// Who brought it about, the greatest part first.
     pub contributors: Vec<Contributor>,
+    /// What the value rests on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<Box<Detail>>,
 }
 
 /// The nearest value, or number of bad observations, that would have met the promise.
@@ -269,16 +279,20 @@ pub enum ActionState {
     Failed,
 }
 
-/// Judges a summary by a target.
-pub fn judge(target: &Condition, summary: &Summary, min_samples: u64) -> (Verdict, Option<String>) {
+/// Judges a summary by a target. `rejected` says of drift whether chance does not explain it.
+pub fn judge(target: &Condition, summary: &Summary, min_samples: u64, rejected: bool) -> (Verdict, Option<String>) {
+    if let Some(fault) = &summary.fault {
+        return (Verdict::Error, Some(fault.clone()));
+    }
     let Some(value) = &summary.value else {
         return (if summary.samples == 0 { Verdict::NoData } else { Verdict::Insufficient }, None);
     };
     if summary.samples < min_samples {
         return (Verdict::Insufficient, None);
     }
-    let kept = match summary.within {
-        Some(within) if target.is_bound() => Some(within),
+    let kept = match (target, summary.within) {
+        (Condition::FalseAlarm(_), _) => Some(!rejected),
+        (_, Some(within)) if target.is_bound() => Some(within),
         _ => target.holds(&value.0),
     };
     match kept {
@@ -289,24 +303,23 @@ pub fn judge(target: &Condition, summary: &Summary, min_samples: u64) -> (Verdic
 }
 
 /// What would have met the target.
-pub fn counterfactual(promised: &Promised, window: &Accumulator) -> Option<Counterfactual> {
+pub fn counterfactual(promised: &Promised, window: &Accumulator, value: Option<f64>) -> Option<Counterfactual> {
     let Promise::Target { indicator, target } = &promised.objective.promise else { return None };
-    let summary = promised.inputs[0].gauge.summary(window);
-    let value = summary.value.as_ref().and_then(|value| value.0.as_number());
     let (low, high) = target.bounds();
+    let samples = window.samples();
+    let allowed = |n: u64| {
+        let needed = (low * n as f64 - n as f64 * 1e-12).ceil().max(0.0) as u64;
+        Some(n.saturating_sub(needed))
+    };
     let nearest = value.map(|value| if value > high { high } else { low }).filter(|nearest| nearest.is_finite());
     let (bad, bad_allowed) = match (indicator.aggregate, window) {
         (Aggregate::Quantile(share), Accumulator::Quantile { below, above, .. }) => {
-            let rank = nearest_rank(share, summary.samples);
-            if *above > summary.samples - rank {
-                (Some(*above), Some(summary.samples - rank))
-            } else {
-                (Some(*below), Some(rank - 1))
-            }
+            let rank = nearest_rank(share, samples);
+            if *above > samples - rank { (Some(*above), Some(samples - rank)) } else { (Some(*below), Some(rank - 1)) }
         }
-        (Aggregate::Ratio, Accumulator::Ratio { n, good }) if low.is_finite() => {
-            let needed = (low * *n as f64 - *n as f64 * 1e-12).ceil().max(0.0) as u64;
-            (Some(n - good), Some(n.saturating_sub(needed)))
+        (Aggregate::Ratio, Accumulator::Ratio { n, good }) if low.is_finite() => (Some(n - good), allowed(*n)),
+        (Aggregate::Accuracy, Accumulator::Confusion(confusion)) if low.is_finite() => {
+            (Some(samples - confusion.right()), allowed(samples))
         }
         _ => (None, None),
     };

@@ -1,14 +1,12 @@
 //! The native format: one JSON report, a JSON array of them, or one a line (NDJSON).
 
-use serde::de::{self, IgnoredAny, MapAccess, Visitor};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
-use smallvec::SmallVec;
 use std::borrow::Cow;
-use std::fmt;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::{Feedback, Inference, Labels, Metrics, Reason, Rejection, Report, Text, Value};
+use super::{Feedback, Inference, Labels, Metrics, Pairs, Prediction, Reason, Rejection, Report, Text, Value, qoa4ml};
 use crate::time::Timestamp;
 
 /// The longest message that is looked into, in bytes.
@@ -17,6 +15,7 @@ const REPORT_BYTES_MAX: usize = 1 << 20;
 const LABELS_MAX: usize = 64;
 const METRICS_MAX: usize = 256;
 const LINKS_MAX: usize = 4_096;
+const CLASSES_MAX: usize = 4_096;
 const NAME_BYTES_MAX: usize = 128;
 const VALUE_BYTES_MAX: usize = 1_024;
 
@@ -67,7 +66,10 @@ fn decode_sequence<'a>(bytes: &'a [u8], mut each: impl FnMut(&'a [u8], Result<Re
                 let length = values.byte_offset();
                 (wire.into_report(&rest[..length]), length)
             }
-            Some(Err(error)) => (Err(Refusal::from(error)), value_length(rest)),
+            Some(Err(error)) => {
+                let length = value_length(rest);
+                (of_another_format(&rest[..length], error), length)
+            }
             None => break,
         };
         let item = &rest[..length];
@@ -87,12 +89,25 @@ fn value_length(bytes: &[u8]) -> usize {
 }
 
 fn decode_one(bytes: &[u8]) -> Result<Report<'_>, Refusal> {
-    serde_json::from_slice::<Wire<'_>>(bytes)?.into_report(bytes)
+    match serde_json::from_slice::<Wire<'_>>(bytes) {
+        Ok(wire) => wire.into_report(bytes),
+        Err(error) => of_another_format(bytes, error),
+    }
 }
 
-struct Refusal {
-    reason: Reason,
-    message: String,
+/// What is no native report may be one of the formats that are recognised by their shape.
+fn of_another_format(bytes: &[u8], error: serde_json::Error) -> Result<Report<'_>, Refusal> {
+    if bytes.len() <= REPORT_BYTES_MAX && qoa4ml::is_meant(bytes) {
+        let report = qoa4ml::decode(bytes)?;
+        return check_all(&report).map(|()| report);
+    }
+    Err(Refusal::from(error))
+}
+
+/// Why a report is refused, before its place in the message is known.
+pub(super) struct Refusal {
+    pub(super) reason: Reason,
+    pub(super) message: String,
 }
 
 impl Refusal {
@@ -141,6 +156,8 @@ struct Wire<'a> {
     feedback: Vec<Feedback<'a>>,
     #[serde(borrow, default)]
     upstream: Vec<Text<'a>>,
+    #[serde(borrow, default)]
+    payload: Option<&'a RawValue>,
 }
 
 impl<'a> Wire<'a> {
@@ -148,23 +165,11 @@ impl<'a> Wire<'a> {
         if bytes.len() > REPORT_BYTES_MAX {
             return refuse(Reason::Size, format!("a report of {} bytes; the limit is {REPORT_BYTES_MAX}", bytes.len()));
         }
+        if let Some((name, _)) = twice(&self.metrics.0) {
+            return refuse(Reason::Shape, format!("not a report: metric {name:?} stands twice"));
+        }
         let tenant = self.tenant.unwrap_or(Text(Cow::Borrowed("default")));
-        for (what, name) in [("tenant", &tenant), ("application", &self.application), ("stage", &self.stage)] {
-            check_token(what, name)?;
-        }
-        if self.instance.is_empty() || self.instance.len() > VALUE_BYTES_MAX {
-            return refuse(Reason::Name, format!("instance must have 1 to {VALUE_BYTES_MAX} bytes"));
-        }
-        check_labels(&self.labels.0)?;
-        check_metrics(&self.metrics.0)?;
-        let links = self.inference.as_ref().map_or(0, |i| i.sources.len());
-        if links.max(self.feedback.len()).max(self.upstream.len()) > LINKS_MAX {
-            return refuse(Reason::Size, format!("more than {LINKS_MAX} feedback, sources or upstream entries"));
-        }
-        if self.metrics.0.is_empty() && self.inference.is_none() && self.feedback.is_empty() {
-            return refuse(Reason::Shape, "not a report: it needs at least one of `metrics`, `inference`, `feedback`");
-        }
-        Ok(Report {
+        let report = Report {
             digest: xxh3_128(self.id.as_deref().map_or(bytes, str::as_bytes)),
             time: self.time,
             tenant,
@@ -176,8 +181,63 @@ impl<'a> Wire<'a> {
             inference: self.inference,
             feedback: self.feedback,
             upstream: self.upstream,
-        })
+            payload: self.payload.map(RawValue::get),
+            start: None,
+            relayed: Vec::new(),
+        };
+        check_all(&report).map(|()| report)
     }
+}
+
+/// What must hold of reports in any format.
+fn check_all(report: &Report<'_>) -> Result<(), Refusal> {
+    for (what, name) in [("tenant", &report.tenant), ("application", &report.application), ("stage", &report.stage)] {
+        check_token(what, name)?;
+    }
+    if report.instance.is_empty() || report.instance.len() > VALUE_BYTES_MAX {
+        return refuse(Reason::Name, format!("instance must have 1 to {VALUE_BYTES_MAX} bytes"));
+    }
+    check_labels(&report.labels)?;
+    check_metrics(&report.metrics)?;
+    report.relayed.iter().try_for_each(|relayed| check_metrics(&relayed.metrics))?;
+    let links = report.inference.as_ref().map_or(0, |i| i.sources.len()).max(report.relayed.len());
+    if links.max(report.feedback.len()).max(report.upstream.len()) > LINKS_MAX {
+        return refuse(Reason::Size, format!("more than {LINKS_MAX} feedback, sources or upstream entries"));
+    }
+    if let Some(inference) = &report.inference {
+        check_inference(inference)?;
+    }
+    let empty = report.metrics.is_empty() && report.inference.is_none() && report.feedback.is_empty();
+    if empty && report.relayed.is_empty() {
+        return refuse(Reason::Shape, "not a report: it needs at least one of `metrics`, `inference`, `feedback`");
+    }
+    Ok(())
+}
+
+fn check_inference(inference: &Inference<'_>) -> Result<(), Refusal> {
+    let too_long = |text: &str| text.len() > VALUE_BYTES_MAX;
+    let classes = match &inference.prediction {
+        Some(Prediction::Class(class)) => usize::from(too_long(class)) * (CLASSES_MAX + 1),
+        Some(Prediction::Scores(scores)) if scores.iter().any(|(class, _)| too_long(class)) => CLASSES_MAX + 1,
+        Some(Prediction::Scores(scores)) => scores.len(),
+        _ => 0,
+    };
+    if too_long(&inference.id) || classes > CLASSES_MAX {
+        let message = format!(
+            "an inference's id and classes have at most {VALUE_BYTES_MAX} bytes, and classes are at most {CLASSES_MAX}"
+        );
+        return refuse(Reason::Size, message);
+    }
+    Ok(())
+}
+
+/// A metric that stands twice.
+fn twice<'m, 'a>(metrics: &'m Metrics<'a>) -> Option<&'m (Text<'a>, Value<'a>)> {
+    metrics
+        .iter()
+        .enumerate()
+        .find(|(at, (name, _))| metrics[..*at].iter().any(|(other, _)| other == name))
+        .map(|(_, m)| m)
 }
 
 /// Tenants, applications and stages are tokens of NATS subjects.
@@ -192,7 +252,7 @@ fn check_token(what: &str, name: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn check_labels(labels: &[(Text<'_>, LabelText<'_>)]) -> Result<(), Refusal> {
+fn check_labels(labels: &[(Text<'_>, Text<'_>)]) -> Result<(), Refusal> {
     if labels.len() > LABELS_MAX {
         return refuse(Reason::Size, format!("{} labels; the limit is {LABELS_MAX}", labels.len()));
     }
@@ -200,7 +260,7 @@ fn check_labels(labels: &[(Text<'_>, LabelText<'_>)]) -> Result<(), Refusal> {
         if matches!(&**name, "stage" | "instance") {
             return refuse(Reason::Name, format!("label {name:?} is taken by the report's own field; rename it"));
         }
-        if name.is_empty() || name.len() > NAME_BYTES_MAX || value.0.len() > VALUE_BYTES_MAX {
+        if name.is_empty() || name.len() > NAME_BYTES_MAX || value.len() > VALUE_BYTES_MAX {
             return refuse(
                 Reason::Size,
                 format!("label {name:?}: names have 1 to {NAME_BYTES_MAX} bytes, values at most {VALUE_BYTES_MAX}"),
@@ -217,7 +277,7 @@ fn check_metrics(metrics: &Metrics<'_>) -> Result<(), Refusal> {
     if metrics.len() > METRICS_MAX {
         return refuse(Reason::Size, format!("{} metrics; the limit is {METRICS_MAX}", metrics.len()));
     }
-    for (index, (name, value)) in metrics.iter().enumerate() {
+    for (name, value) in metrics {
         if !is_attribute(name) {
             return refuse(
                 Reason::Name,
@@ -226,9 +286,6 @@ fn check_metrics(metrics: &Metrics<'_>) -> Result<(), Refusal> {
         }
         if matches!(value, Value::Text(text) if text.len() > VALUE_BYTES_MAX) {
             return refuse(Reason::Size, format!("metric {name:?}: text has at most {VALUE_BYTES_MAX} bytes"));
-        }
-        if metrics[..index].iter().any(|(other, _)| other == name) {
-            return refuse(Reason::Shape, format!("not a report: metric {name:?} stands twice"));
         }
     }
     Ok(())
@@ -248,37 +305,6 @@ fn is_attribute(name: &str) -> bool {
         previous = byte;
     }
     dots > 0 && previous != b'.' && name.len() <= NAME_BYTES_MAX
-}
-
-/// A JSON object as pairs in the order sent.
-struct Pairs<'a, V>(SmallVec<[(Text<'a>, V); 8]>);
-
-impl<V> Default for Pairs<'_, V> {
-    fn default() -> Self {
-        Pairs(SmallVec::new())
-    }
-}
-
-impl<'de: 'a, 'a, V: Deserialize<'de>> Deserialize<'de> for Pairs<'a, V> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct PairsVisitor<'a, V>(std::marker::PhantomData<(&'a (), V)>);
-        impl<'de: 'a, 'a, V: Deserialize<'de>> Visitor<'de> for PairsVisitor<'a, V> {
-            type Value = Pairs<'a, V>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs<'a, V>, A::Error> {
-                let mut pairs = SmallVec::new();
-                while let Some(name) = map.next_key::<Text<'a>>()? {
-                    let value =
-                        map.next_value().map_err(|error| de::Error::custom(format_args!("{name:?}: {error}")))?;
-                    pairs.push((name, value));
-                }
-                Ok(Pairs(pairs))
-            }
-        }
-        deserializer.deserialize_map(PairsVisitor(std::marker::PhantomData))
-    }
 }
 
 /// A label's value; numbers and bools become their spelling.

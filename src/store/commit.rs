@@ -173,11 +173,22 @@ async fn write_checkpoint(connection: &mut sqlx::AnyConnection, checkpoint: &Che
                 clock_at = excluded.clock_at, needed_at = excluded.needed_at, state = excluded.state";
     insert_many(connection, head, tail, rows.collect()).await?;
     let rows = snapshot.series.iter().map(|row| {
-        [&row.tenant, &row.application, &row.contract, &row.objective, &row.input, &row.key, &row.labels, &row.state]
-            .map(|text| Arg::from(text.as_str()))
+        let [tenant, application, contract, objective, input, key, labels, state] = [
+            &row.tenant,
+            &row.application,
+            &row.contract,
+            &row.objective,
+            &row.input,
+            &row.key,
+            &row.labels,
+            &row.state,
+        ]
+        .map(|text| Arg::from(text.as_str()));
+        [tenant, application, contract, objective, input, key, labels, state, row.memory.clone().into()]
     });
-    let head = "series (tenant, application, contract, objective, input, series, labels, state)";
-    let tail = "ON CONFLICT (contract, objective, input, series, tenant, application) DO UPDATE SET labels = excluded.labels, state = excluded.state";
+    let head = "series (tenant, application, contract, objective, input, series, labels, state, memory)";
+    let tail = "ON CONFLICT (contract, objective, input, series, tenant, application) DO UPDATE SET labels = excluded.labels, \
+                state = excluded.state, memory = COALESCE(excluded.memory, series.memory)";
     insert_many(connection, head, tail, rows.collect()).await?;
     let rows = snapshot.panes.iter().map(|row| {
         [
@@ -212,6 +223,23 @@ async fn write_checkpoint(connection: &mut sqlx::AnyConnection, checkpoint: &Che
         let sql = "DELETE FROM seen_ids WHERE tenant = $1 AND application = $2 AND newest_at < $3";
         let horizon = row.newest - crate::engine::ID_MEMORY;
         query(sql, [row.tenant.as_str().into(), row.application.as_str().into(), horizon.into()])
+            .execute(&mut *connection)
+            .await?;
+    }
+    let rows = snapshot.joins.iter().map(|row| {
+        [
+            Arg::from(row.tenant.as_str()),
+            row.application.as_str().into(),
+            (*position).into(),
+            row.newest.into(),
+            row.entries.as_str().into(),
+        ]
+    });
+    let head = "joins (tenant, application, position, newest_at, entries)";
+    insert_many(connection, head, tail, rows.collect()).await?;
+    for row in &snapshot.joins {
+        let sql = "DELETE FROM joins WHERE tenant = $1 AND application = $2 AND newest_at < $3";
+        query(sql, [row.tenant.as_str().into(), row.application.as_str().into(), row.needed_from.into()])
             .execute(&mut *connection)
             .await?;
     }

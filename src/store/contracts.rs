@@ -20,14 +20,14 @@ pub struct ContractVersion {
     pub number: i64,
     /// `metadata.version`.
     pub version: String,
-    /// Digest of the contract and its scripts.
+    /// Digest of the contract and what it names.
     pub digest: String,
     /// `api`, or the file it came from.
     pub origin: String,
     /// The document as it was given.
     pub source: String,
-    /// Its scripts by file name.
-    pub policies: BTreeMap<String, String>,
+    /// Its scripts, baselines and schemas by name.
+    pub files: BTreeMap<String, String>,
     /// When it was accepted.
     #[schema(value_type = String, format = DateTime)]
     pub accepted_at: Timestamp,
@@ -36,10 +36,10 @@ pub struct ContractVersion {
 }
 
 const SELECT: &str =
-    "SELECT name, number, version, digest, origin, source, policies, accepted_at, in_force FROM contracts";
+    "SELECT name, number, version, digest, origin, source, files, accepted_at, in_force FROM contracts";
 
 fn read(row: &sqlx::any::AnyRow) -> Result<ContractVersion> {
-    let policies = text(row, "policies")?;
+    let files = text(row, "files")?;
     Ok(ContractVersion {
         name: text(row, "name")?,
         number: number(row, "number")?,
@@ -47,8 +47,7 @@ fn read(row: &sqlx::any::AnyRow) -> Result<ContractVersion> {
         digest: text(row, "digest")?,
         origin: text(row, "origin")?,
         source: text(row, "source")?,
-        policies: serde_json::from_str(&policies)
-            .map_err(|error| StoreError::Unreadable { table: "contracts", error })?,
+        files: serde_json::from_str(&files).map_err(|error| StoreError::Unreadable { table: "contracts", error })?,
         accepted_at: time(row, "accepted_at")?,
         in_force: number(row, "in_force")? != 0,
     })
@@ -61,18 +60,18 @@ impl ContractVersion {
             name: program.name().to_owned(),
             number: 0,
             version: program.contract.metadata.version.clone(),
-            digest: ContractVersion::digest_of(&source, &program.policies.sources),
+            digest: ContractVersion::digest_of(&source, &program.files),
             origin,
             source,
-            policies: program.policies.sources.clone(),
+            files: program.files.clone(),
             accepted_at: Timestamp::now(),
             in_force: true,
         }
     }
 
-    /// What tells versions apart: the document and its scripts.
-    pub fn digest_of(source: &str, policies: &BTreeMap<String, String>) -> String {
-        format!("{:032x}", xxh3_128(format!("{source}\u{1f}{}", json_text(policies)).as_bytes()))
+    /// What tells versions apart: the document and what it names.
+    pub fn digest_of(source: &str, files: &BTreeMap<String, String>) -> String {
+        format!("{:032x}", xxh3_128(format!("{source}\u{1f}{}", json_text(files)).as_bytes()))
     }
 }
 
@@ -103,7 +102,7 @@ impl Store {
         for version in versions {
             let sql = "UPDATE contracts SET in_force = 0 WHERE name = $1";
             query(sql, [version.name.as_str().into()]).execute(&mut *transaction).await?;
-            let sql = "INSERT INTO contracts (name, number, version, digest, origin, source, policies, accepted_at, in_force) \
+            let sql = "INSERT INTO contracts (name, number, version, digest, origin, source, files, accepted_at, in_force) \
                        SELECT $1, COALESCE(MAX(number), 0) + 1, $2, $3, $4, $5, $6, $7, 1 FROM contracts WHERE name = $8";
             let args = [
                 version.name.as_str().into(),
@@ -111,7 +110,7 @@ impl Store {
                 version.digest.as_str().into(),
                 version.origin.as_str().into(),
                 version.source.as_str().into(),
-                json_text(&version.policies).into(),
+                json_text(&version.files).into(),
                 version.accepted_at.into(),
                 version.name.as_str().into(),
             ];

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use sqlx::Row;
 
 use super::{Arg, Result, Store, number, query, text, time};
-use crate::engine::{ApplicationRow, Engine, IdRow, PaneRow, SeriesRow};
+use crate::engine::{ApplicationRow, Engine, IdRow, JoinRow, PaneRow, SeriesRow};
 use crate::store::StoreError;
 use crate::time::Timestamp;
 
@@ -47,7 +47,7 @@ impl Store {
     /// Forgets the engine's state, but neither contracts nor violations.
     pub async fn forget_state(&self) -> Result<()> {
         let mut transaction = self.write.begin().await?;
-        for table in ["positions", "applications", "series", "panes", "seen_ids"] {
+        for table in ["positions", "applications", "series", "panes", "seen_ids", "joins"] {
             query(&format!("DELETE FROM {table}"), []).execute(&mut *transaction).await?;
         }
         transaction.commit().await?;
@@ -78,7 +78,7 @@ impl Store {
             let engine = &mut engines[shard_of(&row.tenant, &row.application)];
             engine.restore_application(&row).map_err(unreadable("applications"))?;
         }
-        let sql = "SELECT tenant, application, contract, objective, input, series, labels, state FROM series";
+        let sql = "SELECT tenant, application, contract, objective, input, series, labels, state, memory FROM series";
         for row in query(sql, []).fetch_all(&self.read).await? {
             let row = SeriesRow {
                 tenant: text(&row, "tenant")?,
@@ -89,6 +89,7 @@ impl Store {
                 key: text(&row, "series")?,
                 labels: text(&row, "labels")?,
                 state: text(&row, "state")?,
+                memory: super::maybe(&row, "memory")?,
             };
             let engine = &mut engines[shard_of(&row.tenant, &row.application)];
             engine.restore_series(&row).map_err(unreadable("series"))?;
@@ -109,6 +110,19 @@ impl Store {
                 ids: row.try_get("ids")?,
             };
             engines[shard_of(&row.tenant, &row.application)].restore_ids(&row);
+        }
+        let sql = "SELECT tenant, application, newest_at, entries FROM joins ORDER BY tenant, application, position";
+        for row in query(sql, []).fetch_all(&self.read).await? {
+            let newest = time(&row, "newest_at")?;
+            let row = JoinRow {
+                tenant: text(&row, "tenant")?,
+                application: text(&row, "application")?,
+                newest,
+                needed_from: newest,
+                entries: text(&row, "entries")?,
+            };
+            let engine = &mut engines[shard_of(&row.tenant, &row.application)];
+            engine.restore_joins(&row).map_err(unreadable("joins"))?;
         }
         Ok(())
     }

@@ -1,0 +1,104 @@
+//! Files of recorded reports, for the commands that read them.
+
+use std::io::{IsTerminal, Read, Write};
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Context;
+
+use crate::report::Rejection;
+
+/// Bytes that are read at once; reports end at line ends.
+const BLOCK_BYTES: usize = 4 << 20;
+const REJECTIONS_SHOWN: usize = 10;
+
+/// A file in blocks that end at line ends. An array is one block.
+pub(super) struct Blocks {
+    source: Box<dyn Read>,
+    buffer: Vec<u8>,
+    /// Bytes of the buffer that were handed out already.
+    used: usize,
+    ended: bool,
+}
+
+impl Blocks {
+    pub(super) fn open(reports: &Path) -> anyhow::Result<Blocks> {
+        let source: Box<dyn Read> = if reports.as_os_str() == "-" {
+            Box::new(std::io::stdin())
+        } else {
+            let name = reports.display();
+            Box::new(std::fs::File::open(reports).with_context(|| format!("cannot read {name}"))?)
+        };
+        Ok(Blocks { source, buffer: Vec::new(), used: 0, ended: false })
+    }
+
+    pub(super) fn next(&mut self) -> anyhow::Result<Option<&[u8]>> {
+        self.buffer.drain(..self.used);
+        self.used = 0;
+        while !self.ended {
+            let wanted = BLOCK_BYTES as u64;
+            let read =
+                self.source.by_ref().take(wanted).read_to_end(&mut self.buffer).context("cannot read reports")?;
+            self.ended = (read as u64) < wanted;
+            let is_array = self.buffer.trim_ascii_start().starts_with(b"[");
+            if !is_array && let Some(end) = self.buffer.iter().rposition(|byte| *byte == b'\n') {
+                self.used = end + 1;
+                return Ok(Some(&self.buffer[..self.used]));
+            }
+        }
+        self.used = self.buffer.len();
+        Ok((self.used > 0).then_some(&self.buffer[..]))
+    }
+}
+
+/// Says what was refused, the first ones in full.
+#[derive(Default)]
+pub(super) struct Rejected {
+    pub(super) count: u64,
+}
+
+impl Rejected {
+    pub(super) fn note(&mut self, before: u64, rejection: &Rejection) {
+        self.count += 1;
+        if self.count as usize <= REJECTIONS_SHOWN {
+            let _ = writeln!(std::io::stderr(), "rejected, after {before} good reports: {rejection}");
+        }
+    }
+
+    pub(super) fn end(&self) {
+        if self.count as usize > REJECTIONS_SHOWN {
+            let _ = writeln!(std::io::stderr(), "rejected: {} more", self.count as usize - REJECTIONS_SHOWN);
+        }
+    }
+}
+
+/// A line on the terminal that grows, for runs of more than two seconds.
+pub(super) struct Progress {
+    shown: Option<Instant>,
+    on: bool,
+}
+
+impl Progress {
+    pub(super) fn new() -> Progress {
+        Progress { shown: None, on: std::io::stderr().is_terminal() }
+    }
+
+    pub(super) fn show(&mut self, reports: u64) {
+        let now = Instant::now();
+        match self.shown {
+            _ if !self.on => {}
+            None => self.shown = Some(now + std::time::Duration::from_secs(1)),
+            Some(next) if now >= next => {
+                let _ = write!(std::io::stderr(), "\r{reports} reports");
+                self.shown = Some(now + std::time::Duration::from_millis(200));
+            }
+            Some(_) => {}
+        }
+    }
+
+    pub(super) fn end(&self) {
+        if self.on && self.shown.is_some() {
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! What a series remembers beyond its panes: a baseline, a change detector, earlier windows.
+//!
+//! Each closed pane is taken in once, in order.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::aggregate::{Accumulator, VALUES_MAX};
+use super::chance::p_value;
+use super::detail::{Detail, Drift};
+use super::detector::{Adwin, PageHinkley};
+use super::distribution::Distribution;
+use super::drift::Comparison;
+use super::gauge::Summary;
+use super::program::Input;
+use super::verdict::Window;
+use crate::contract::{Aggregate, Baseline};
+use crate::time::{Span, Timestamp};
+
+/// A sliding baseline moves on in steps of this part of its length.
+const BLOCKS: i64 = 24;
+/// Values that a baseline must hold before it is compared with.
+const BASELINE_MIN: u64 = 30;
+/// Windows that `zscore` and `ewma` must know before they judge.
+const WINDOWS_MIN: usize = 8;
+/// Windows that they remember at most.
+const WINDOWS_MAX: usize = 10_000;
+
+/// What a series remembers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Memory {
+    /// A baseline that is learned from the first panes.
+    First {
+        /// Start of the first pane.
+        from: Timestamp,
+        /// Panes that start by here are part of it; windows that start before are not judged.
+        until: Timestamp,
+        /// What they held.
+        baseline: Distribution,
+    },
+    /// A baseline that slides.
+    Sliding {
+        /// Starts of blocks, and what the panes in them held.
+        blocks: VecDeque<(Timestamp, Distribution)>,
+    },
+    /// For `adwin`.
+    Adwin {
+        /// The detector.
+        detector: Adwin,
+        /// Times of changes that windows still look at.
+        changes: VecDeque<Timestamp>,
+    },
+    /// For `page_hinkley`.
+    PageHinkley {
+        /// The detector.
+        detector: PageHinkley,
+        /// Times of changes that windows still look at.
+        changes: VecDeque<Timestamp>,
+    },
+    /// For `zscore` and `ewma`: ends and means of earlier windows.
+    Windows {
+        /// The end of the first window.
+        from: Timestamp,
+        /// Those that the next is compared with.
+        means: VecDeque<(Timestamp, f64)>,
+        /// For `ewma`: the weighted mean since the baseline was complete, and of how many windows.
+        weighted: Option<(f64, u64)>,
+    },
+    /// For `data.freshness`: the newest report.
+    Newest(Timestamp),
+}
+
+impl Memory {
+    /// What a new series of an input remembers; `start` is that of its first pane.
+    pub fn new(input: &Input, start: Timestamp) -> Option<Memory> {
+        let indicator = &input.indicator;
+        match (indicator.aggregate, &indicator.baseline) {
+            (Aggregate::Adwin, _) => {
+                Some(Memory::Adwin { detector: Adwin::new(indicator.delta.unwrap_or(0.002)), changes: VecDeque::new() })
+            }
+            (Aggregate::PageHinkley, _) => {
+                let (delta, lambda) = (indicator.delta.unwrap_or(0.005), indicator.lambda.unwrap_or(50.0));
+                let detector = PageHinkley::new(delta, lambda, indicator.alpha.unwrap_or(1.0 - 0.0001));
+                Some(Memory::PageHinkley { detector, changes: VecDeque::new() })
+            }
+            (aggregate, _) if aggregate.is_chart() => {
+                Some(Memory::Windows { from: start + input.every, means: VecDeque::new(), weighted: None })
+            }
+            (_, Some(Baseline::First(span))) => {
+                Some(Memory::First { from: start, until: start + *span, baseline: Distribution::default() })
+            }
+            (_, Some(Baseline::Window(_))) => Some(Memory::Sliding { blocks: VecDeque::new() }),
+            _ if input.is_freshness() => Some(Memory::Newest(start)),
+            _ => None,
+        }
+    }
+
+    /// Takes in the pane that has just closed, before its window is judged. Whether that changed
+    /// anything.
+    pub fn close(&mut self, pane: &Accumulator, start: Timestamp, window: Window) -> bool {
+        match (self, pane) {
+            (Memory::First { until, baseline, .. }, Accumulator::Distribution(distribution)) if start < *until => {
+                baseline.merge(distribution);
+                true
+            }
+            (Memory::Adwin { detector, changes }, Accumulator::Values { values, .. }) => {
+                changes.retain(|at| *at >= window.start);
+                changes.extend(in_order(values).filter(|(_, value)| detector.update(*value)).map(|(at, _)| at));
+                true
+            }
+            (Memory::PageHinkley { detector, changes }, Accumulator::Values { values, .. }) => {
+                changes.retain(|at| *at >= window.start);
+                changes.extend(in_order(values).filter(|(_, value)| detector.update(*value)).map(|(at, _)| at));
+                true
+            }
+            (Memory::Newest(newest), Accumulator::Last { last: Some((at, _)), .. }) => {
+                *newest = (*newest).max(Timestamp::from_micros(*at));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// What a window comes to. `level` is given where drift is judged by its p-value.
+    pub fn summary(&self, input: &Input, merged: &Accumulator, window: Window, level: Option<(f64, u64)>) -> Summary {
+        let samples = merged.samples();
+        match (self, merged) {
+            (Memory::Newest(newest), _) => Summary::of(samples, Some(window.end.since(*newest).as_seconds())),
+            (Memory::First { from, until, baseline }, Accumulator::Distribution(distribution)) => {
+                if window.start < *until {
+                    return Summary { fault: None, ..Summary::of(samples, None) };
+                }
+                drifted(input, baseline, distribution, format!("{from} to {until}"), level)
+            }
+            (Memory::Sliding { blocks }, Accumulator::Distribution(distribution)) => {
+                let span = match input.indicator.baseline {
+                    Some(Baseline::Window(span)) => span,
+                    _ => Span::ZERO,
+                };
+                let mut baseline = Distribution::default();
+                let from = window.start - span;
+                let inside = blocks.iter().filter(|(start, _)| *start + block_of(span) > from);
+                inside.for_each(|(_, block)| baseline.merge(block));
+                drifted(input, &baseline, distribution, format!("{from} to {}", window.start), level)
+            }
+            (Memory::Adwin { detector, changes }, _) => found(merged, changes, window, detector.mean()),
+            (Memory::PageHinkley { detector, changes }, _) => found(merged, changes, window, detector.mean()),
+            (Memory::Windows { from, means, weighted }, Accumulator::Sum { n, total }) if *n > 0 => {
+                compared(input, samples, total.value() / *n as f64, (*from, means, *weighted), window)
+            }
+            _ => Summary::of(samples, None),
+        }
+    }
+
+    /// Takes in what leaves the window after it was judged: the pane that it started with, and the
+    /// window's own mean. Whether that changed anything.
+    pub fn leave(&mut self, input: &Input, first: Option<&Accumulator>, merged: &Accumulator, window: Window) -> bool {
+        match (self, input.indicator.aggregate) {
+            (Memory::Sliding { blocks }, _) => {
+                let Some(Baseline::Window(span)) = input.indicator.baseline else { return false };
+                blocks.retain(|(start, _)| *start + block_of(span) > window.start - span);
+                let Some(Accumulator::Distribution(distribution)) = first else { return false };
+                let start = window.start.floor(block_of(span));
+                match blocks.back_mut() {
+                    Some((at, block)) if *at == start => block.merge(distribution),
+                    _ => blocks.push_back((start, distribution.clone())),
+                }
+                true
+            }
+            (Memory::Windows { from, means, weighted }, aggregate) => {
+                let Accumulator::Sum { n, total } = merged else { return false };
+                if *n == 0 {
+                    return false;
+                }
+                let mean = total.value() / *n as f64;
+                let learning = match input.indicator.baseline {
+                    Some(Baseline::First(span)) => window.end < *from + span || means.len() < WINDOWS_MIN,
+                    _ => true,
+                };
+                if !learning {
+                    if aggregate == Aggregate::Ewma {
+                        let (centre, _) = centre_and_deviation(means);
+                        *weighted = Some(weigh(input, *weighted, centre, mean));
+                    }
+                    return aggregate == Aggregate::Ewma;
+                }
+                if aggregate == Aggregate::Ewma && matches!(input.indicator.baseline, Some(Baseline::Window(_))) {
+                    let (centre, _) = if means.is_empty() { (mean, 0.0) } else { centre_and_deviation(means) };
+                    *weighted = Some(weigh(input, *weighted, centre, mean));
+                }
+                means.push_back((window.end, mean));
+                let oldest = match input.indicator.baseline {
+                    Some(Baseline::Window(span)) => window.end - span,
+                    _ => Timestamp::EPOCH,
+                };
+                while means.len() > WINDOWS_MAX || means.front().is_some_and(|(end, _)| *end < oldest) {
+                    means.pop_front();
+                }
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+fn block_of(span: Span) -> Span {
+    Span::from_micros((span.as_micros() / BLOCKS).max(1))
+}
+
+/// Values in the order of their times; those of equal times in the order of arrival.
+fn in_order(values: &[(i64, f64)]) -> impl Iterator<Item = (Timestamp, f64)> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by_key(|(at, _)| *at);
+    sorted.into_iter().map(|(at, value)| (Timestamp::from_micros(at), value))
+}
+
+fn found(merged: &Accumulator, changes: &VecDeque<Timestamp>, window: Window, mean: f64) -> Summary {
+    let samples = merged.samples();
+    if samples == 0 {
+        return Summary::of(0, None);
+    }
+    let at: Vec<Timestamp> = changes.iter().copied().filter(|at| *at >= window.start && *at < window.end).collect();
+    let fault = match merged {
+        Accumulator::Values { n, values } if *n > values.len() as u64 && values.len() == VALUES_MAX => {
+            Some(format!("more than {VALUES_MAX} observations between two judgements; judge more often"))
+        }
+        _ => None,
+    };
+    let number = Some(at.len() as f64);
+    Summary { fault, detail: Some(Box::new(Detail::Changes { at, mean })), ..Summary::of(samples, number) }
+}
+
+/// A window beside a baseline.
+pub fn drifted(
+    input: &Input,
+    baseline: &Distribution,
+    window: &Distribution,
+    from: String,
+    level: Option<(f64, u64)>,
+) -> Summary {
+    let samples = window.samples();
+    if baseline.samples() < BASELINE_MIN {
+        return Summary { fault: baseline.fault(), ..Summary::of(samples, None) };
+    }
+    let comparison = match Comparison::new(input.indicator.aggregate, baseline, window) {
+        Ok(Some(comparison)) => comparison,
+        Ok(None) => return Summary::of(samples, None),
+        Err(fault) => return Summary { fault: Some(fault), ..Summary::of(samples, None) },
+    };
+    let p_value = level.map(|(level, seed)| p_value(&comparison, level, seed));
+    let drift =
+        Drift { expected: comparison.expected(), p_value, baseline_samples: baseline.samples(), baseline: from };
+    Summary { p_value, detail: Some(Box::new(Detail::Drift(drift))), ..Summary::of(samples, Some(comparison.value())) }
+}
+
+/// Median, and median absolute deviation times 1.4826, which makes it the standard deviation of
+/// normal values (Rousseeuw and Croux 1993).
+fn median_and_deviation(means: &VecDeque<(Timestamp, f64)>) -> (f64, f64) {
+    let median = |mut values: Vec<f64>| {
+        values.sort_unstable_by(f64::total_cmp);
+        let half = values.len() / 2;
+        if values.len() % 2 == 1 { values[half] } else { (values[half - 1] + values[half]) / 2.0 }
+    };
+    let centre = median(means.iter().map(|(_, mean)| *mean).collect());
+    (centre, 1.4826 * median(means.iter().map(|(_, mean)| (mean - centre).abs()).collect()))
+}
+
+fn centre_and_deviation(means: &VecDeque<(Timestamp, f64)>) -> (f64, f64) {
+    let mut moments = super::aggregate::Moments::default();
+    means.iter().for_each(|(_, mean)| moments.add(*mean));
+    (moments.mean, moments.deviation().unwrap_or(0.0))
+}
+
+/// The weight of the newest window.
+fn lambda(input: &Input) -> f64 {
+    input.indicator.lambda.unwrap_or(0.2)
+}
+
+fn weigh(input: &Input, before: Option<(f64, u64)>, centre: f64, mean: f64) -> (f64, u64) {
+    let (weighted, windows) = before.unwrap_or((centre, 0));
+    (lambda(input) * mean + (1.0 - lambda(input)) * weighted, windows + 1)
+}
+
+/// A window's mean against those of windows before it: `zscore` in robust deviations from the
+/// median, `ewma` (Roberts 1959) as (z − μ) / (σ·√(λ/(2−λ)·(1−(1−λ)^2t))), z being the
+/// exponentially weighted mean of t windows.
+fn compared(
+    input: &Input,
+    samples: u64,
+    mean: f64,
+    (from, means, weighted): (Timestamp, &VecDeque<(Timestamp, f64)>, Option<(f64, u64)>),
+    window: Window,
+) -> Summary {
+    let learning = match input.indicator.baseline {
+        Some(Baseline::First(span)) => window.end < from + span,
+        _ => false,
+    };
+    if learning || means.len() < WINDOWS_MIN {
+        return Summary::of(samples, None);
+    }
+    let (seen, centre, spread) = if input.indicator.aggregate == Aggregate::Zscore {
+        let (centre, spread) = median_and_deviation(means);
+        (mean, centre, spread)
+    } else {
+        let (centre, deviation) = centre_and_deviation(means);
+        let (seen, windows) = weigh(input, weighted, centre, mean);
+        let lambda = lambda(input);
+        let share = lambda / (2.0 - lambda) * (1.0 - (1.0 - lambda).powi(2 * windows.min(1_000_000) as i32));
+        (seen, centre, deviation * share.sqrt())
+    };
+    // Without any spread, nothing can be said of a deviation unless there is none.
+    let score = if spread > 0.0 { Some((seen - centre) / spread) } else { (seen == centre).then_some(0.0) };
+    let detail = Detail::Limits { seen, centre, spread, windows: means.len() as u64 };
+    Summary { detail: Some(Box::new(detail)), ..Summary::of(samples, score) }
+}
+
+/// The baseline of a file, ready to be compared with.
+#[derive(Debug, Clone)]
+pub struct FileBaseline {
+    /// The file.
+    pub file: String,
+    /// What it holds of the indicator's attribute.
+    pub distribution: Arc<Distribution>,
+}

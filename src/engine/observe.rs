@@ -1,0 +1,215 @@
+//! Taking in a report: its metrics, what Qualm observes of it by itself, its inference and its
+//! feedback, and what it passes on from others.
+
+use serde_json::Value as Json;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::application::Application;
+use super::gauge::Observed;
+use super::graph;
+use super::predictions::{Joined, Met, Pair, Predicted};
+use super::program::Feed;
+use super::route::{self, Route};
+use super::{Limits, Outputs};
+use crate::report::{Dimensions, Relayed, Report, Text, Value};
+use crate::time::Timestamp;
+
+/// The label that a QoA4ML instance is known by to others.
+const INSTANCE_ID: &str = "instance_id";
+
+impl Application {
+    /// Takes in a report; false if its id was seen before.
+    pub(super) fn observe(&mut self, report: &Report<'_>, limits: &Limits, out: &mut Outputs) -> bool {
+        self.dirty = true;
+        let dimensions = report.dimensions();
+        let digest = route::digest(&dimensions);
+        let fresh = self.seen.insert(report.digest, report.time, self.clock);
+        self.with_route(digest, &dimensions, |application, route| {
+            let duplicate = Value::Bool(!fresh);
+            application.count_own(route, Feed::Duplicates, report.time, &Observed::Value(&duplicate), limits, out);
+            if fresh {
+                application.count_report(route, report, limits, out);
+            }
+        });
+        if !fresh {
+            out.counts.duplicates += 1;
+            return false;
+        }
+        self.join(report, digest, limits, out);
+        for relayed in &report.relayed {
+            self.count_relayed(relayed, report.time, limits, out);
+        }
+        self.advance(report.time, limits.lateness, out);
+        let before = self.watermark - limits.join_horizon;
+        out.counts.unanswered += self.joiner.forget_before(before);
+        self.relays.forget_before(before);
+        true
+    }
+
+    fn count_report(&mut self, route: &mut Route, report: &Report<'_>, limits: &Limits, out: &mut Outputs) {
+        let own_id = report.start.and_then(|_| report.dimension(INSTANCE_ID));
+        if let Some(id) = own_id {
+            self.relays.hear(id, report.time);
+            self.graph.name(id, &report.instance);
+        }
+        for (index, (attribute, value)) in report.metrics.iter().enumerate() {
+            // Another instance may have passed it on before.
+            let passed = own_id.zip(report.start).is_some_and(|(id, start)| {
+                let place = nth(report.metrics.iter().take(index), attribute);
+                self.relays.is_counted(id, attribute, start, place)
+            });
+            if !passed {
+                self.count_metric(route, report.time, attribute, value, limits, out);
+            }
+        }
+        self.count_own(route, Feed::Freshness, report.time, &Observed::Report, limits, out);
+        if let Some(payload) = report.payload {
+            self.count_validity(route, report, payload, limits, out);
+        }
+        let prediction = report.inference.as_ref().and_then(|inference| inference.prediction.as_ref());
+        if route.own(Feed::Predicted).is_some()
+            && let Some(predicted) = prediction.and_then(Predicted::of)
+        {
+            self.count_own(route, Feed::Predicted, report.time, &Observed::Value(&predicted.value()), limits, out);
+        }
+        self.note_upstream(route, &report.dimensions(), &report.upstream, report.time);
+    }
+
+    fn count_metric(
+        &mut self,
+        route: &mut Route,
+        time: Timestamp,
+        attribute: &str,
+        value: &Value<'_>,
+        limits: &Limits,
+        out: &mut Outputs,
+    ) {
+        let source = route.source;
+        let Some(targets) = route.targets(attribute) else { return };
+        out.counts.observations += 1;
+        let mut late = false;
+        for target in targets {
+            late |= !self.count(target, source, time, &Observed::Value(value), limits, out);
+        }
+        out.counts.late += u64::from(late);
+    }
+
+    fn count_own(
+        &mut self,
+        route: &mut Route,
+        feed: Feed,
+        time: Timestamp,
+        observed: &Observed<'_>,
+        limits: &Limits,
+        out: &mut Outputs,
+    ) {
+        let source = route.source;
+        let Some(targets) = route.own(feed) else { return };
+        out.counts.observations += 1;
+        let mut late = false;
+        for target in targets {
+            late |= !self.count(target, source, time, observed, limits, out);
+        }
+        out.counts.late += u64::from(late);
+    }
+
+    /// Whether the payload keeps the schema of each contract that names one.
+    fn count_validity(
+        &mut self,
+        route: &mut Route,
+        report: &Report<'_>,
+        payload: &str,
+        limits: &Limits,
+        out: &mut Outputs,
+    ) {
+        let source = route.source;
+        let Some(targets) = route.own(Feed::Validity) else { return };
+        let Ok(payload) = serde_json::from_str::<Json>(payload) else { return };
+        out.counts.observations += 1;
+        let mut late = false;
+        for target in targets {
+            let program = &self.bound[usize::from(target.place.bound)].program;
+            let Some((matching, validator)) = &program.payload else { continue };
+            if matching.matches(&report.dimensions()) {
+                let valid = Value::Bool(validator.is_valid(&payload));
+                late |= !self.count(target, source, report.time, &Observed::Value(&valid), limits, out);
+            }
+        }
+        out.counts.late += u64::from(late);
+    }
+
+    fn note_upstream(&mut self, route: &mut Route, dimensions: &Dimensions<'_>, upstream: &[Text<'_>], at: Timestamp) {
+        if upstream.is_empty() {
+            return;
+        }
+        let digest = upstream.iter().fold(0, |digest: u64, name| digest.rotate_left(5) ^ xxh3_64(name.as_bytes()));
+        if route.upstream.0 != digest || at.since(route.upstream.1) >= graph::STEP {
+            route.upstream = (digest, at);
+            self.graph.note(dimensions.stage, dimensions.instance, upstream.iter().map(|name| &**name), at);
+        }
+    }
+
+    /// Counts what another instance passed on, unless its own instance speaks for itself.
+    fn count_relayed(&mut self, relayed: &Relayed<'_>, at: Timestamp, limits: &Limits, out: &mut Outputs) {
+        let labels = [(Text::from(INSTANCE_ID), relayed.id.clone())];
+        let dimensions = Dimensions { stage: &relayed.stage, instance: &relayed.instance, labels: &labels };
+        let upstream = relayed.upstream.iter().map(|name| &**name);
+        self.graph.note(dimensions.stage, dimensions.instance, upstream, at);
+        if self.relays.is_heard(&relayed.id, at, limits.join_horizon) {
+            return;
+        }
+        self.with_route(route::digest(&dimensions), &dimensions, |application, route| {
+            for (index, (attribute, value)) in relayed.metrics.iter().enumerate() {
+                let place = nth(relayed.metrics.iter().take(index), attribute);
+                if application.relays.count(&relayed.id, attribute, relayed.start, place) {
+                    application.count_metric(route, relayed.start, attribute, value, limits, out);
+                }
+            }
+        });
+    }
+
+    /// Joins the report's inference and feedback with what came before.
+    fn join(&mut self, report: &Report<'_>, digest: u128, limits: &Limits, out: &mut Outputs) {
+        if !self.joins {
+            return;
+        }
+        if let Some(inference) = &report.inference
+            && let Some(predicted) = inference.prediction.as_ref().and_then(Predicted::of)
+        {
+            let met = self.joiner.inference(&inference.id, predicted, report, digest, limits.join_horizon);
+            if !matches!(met, Met::Idle) {
+                self.with_route(digest, &report.dimensions(), |application, route| {
+                    application.count_own(route, Feed::Coverage, report.time, &Observed::Inference, limits, out);
+                });
+            }
+            self.count_met(met, limits, out);
+        }
+        for feedback in &report.feedback {
+            let met = self.joiner.feedback(&feedback.inference, &feedback.label, report.time, limits.join_horizon);
+            self.count_met(met, limits, out);
+        }
+    }
+
+    fn count_met(&mut self, met: Met, limits: &Limits, out: &mut Outputs) {
+        match met {
+            Met::Waits => {}
+            Met::Idle => out.counts.unjoined += 1,
+            Met::Pair(joined) => {
+                out.counts.pairs += 1;
+                let Joined { inference, at, predicted, truth, origin } = *joined;
+                let pair = Pair { predicted: &predicted, truth: &truth };
+                origin.with_dimensions(|dimensions| {
+                    self.with_route(route::digest(dimensions), dimensions, |application, route| {
+                        application.count_own(route, Feed::Joined, at, &Observed::Pair(pair), limits, out);
+                        application.count_own(route, Feed::Coverage, at, &Observed::Answer(inference), limits, out);
+                    });
+                });
+            }
+        }
+    }
+}
+
+/// How many of these observations are of an attribute.
+fn nth<'a, 'b: 'a>(before: impl Iterator<Item = &'a (Text<'b>, Value<'b>)>, attribute: &str) -> usize {
+    before.filter(|(name, _)| **name == *attribute).count()
+}

@@ -38,6 +38,7 @@ mod baseline;
 mod drift;
 mod chance;
 mod detector;
+mod chart;
 // ...and judged.
 mod judge;
 mod verdict;

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::Deref;
 
 use serde::de::{self, Visitor};
@@ -321,34 +322,38 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     }
 }
 
-/// A JSON object as pairs in the order sent.
-pub(crate) struct Pairs<'a, V>(pub SmallVec<[(Text<'a>, V); 8]>);
+/// A JSON object as pairs in the order sent, in a collection of them.
+pub(crate) struct Pairs<'a, V, C = SmallVec<[(Text<'a>, V); 8]>>(pub C, PhantomData<(&'a (), V)>);
 
-impl<V> Default for Pairs<'_, V> {
+impl<V, C: Default> Default for Pairs<'_, V, C> {
     fn default() -> Self {
-        Pairs(SmallVec::new())
+        Pairs(C::default(), PhantomData)
     }
 }
 
-impl<'de: 'a, 'a, V: Deserialize<'de>> Deserialize<'de> for Pairs<'a, V> {
+impl<'de: 'a, 'a, V, C> Deserialize<'de> for Pairs<'a, V, C>
+where
+    V: Deserialize<'de>,
+    C: Default + Extend<(Text<'a>, V)>,
+{
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct PairsVisitor<'a, V>(std::marker::PhantomData<(&'a (), V)>);
-        impl<'de: 'a, 'a, V: Deserialize<'de>> Visitor<'de> for PairsVisitor<'a, V> {
-            type Value = Pairs<'a, V>;
+        struct PairsVisitor<'a, V, C>(PhantomData<(&'a (), V, C)>);
+        impl<'de: 'a, 'a, V: Deserialize<'de>, C: Default + Extend<(Text<'a>, V)>> Visitor<'de> for PairsVisitor<'a, V, C> {
+            type Value = Pairs<'a, V, C>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
-            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Pairs<'a, V>, A::Error> {
-                let mut pairs = SmallVec::new();
+            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Pairs<'a, V, C>, A::Error> {
+                let mut pairs = C::default();
                 while let Some(name) = map.next_key::<Text<'a>>()? {
                     let value =
                         map.next_value().map_err(|error| de::Error::custom(format_args!("{name:?}: {error}")))?;
-                    pairs.push((name, value));
+                    pairs.extend([(name, value)]);
                 }
-                Ok(Pairs(pairs))
+                Ok(Pairs(pairs, PhantomData))
             }
         }
-        deserializer.deserialize_map(PairsVisitor(std::marker::PhantomData))
+        deserializer.deserialize_map(PairsVisitor(PhantomData))
     }
 }
 

@@ -3,117 +3,13 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+mod trial;
 
 use proptest::prelude::*;
-use qualm::engine::{Engine, Limits, Output, Outputs, Program, Snapshot, State};
+use qualm::engine::{Engine, Limits, Output, Outputs};
+use qualm::report;
 use qualm::time::{Span, Timestamp};
-use qualm::{contract, report};
-
-/// A multiple of every window used here, in epoch seconds.
-const START: f64 = 1_200_000.0;
-
-/// A contract on application `shop` with these objectives, a YAML list item a line.
-fn contract_text(spec: &str) -> String {
-    format!(
-        "apiVersion: qualm/v1\nkind: Contract\nmetadata: {{name: shop, version: 1.0.0}}\nspec:\n  scope: {{application: shop}}\n{spec}\n"
-    )
-}
-
-fn program(spec: &str, script: &str) -> Arc<Program> {
-    let mut loaded = contract::load("shop.yaml", &contract_text(spec));
-    let program = Program::compile(&mut loaded, |_| Ok(script.to_owned()));
-    Arc::new(program.unwrap_or_else(|| panic!("{:?}", loaded.findings)))
-}
-
-/// An engine under test, and what came out of it, in short words.
-struct Trial {
-    engine: Engine,
-    out: Outputs,
-    script: &'static str,
-}
-
-/// An engine with one contract of these objectives, without lateness.
-fn given(spec: &str) -> Trial {
-    given_script(spec, "")
-}
-
-fn given_script(spec: &str, script: &'static str) -> Trial {
-    let mut trial = Trial {
-        engine: Engine::new(Limits { lateness: Span::ZERO, ..Limits::default() }),
-        out: Outputs::default(),
-        script,
-    };
-    trial.contract(spec);
-    trial
-}
-
-impl Trial {
-    fn contract(&mut self, spec: &str) {
-        self.engine.set_contract(program(spec, self.script), &mut self.out);
-    }
-
-    /// A value of the attribute `x.y` at so many seconds.
-    fn x(&mut self, at: f64, value: f64) -> &mut Trial {
-        self.report(at, &format!("\"metrics\":{{\"x.y\":{value}}}"))
-    }
-
-    fn report(&mut self, at: f64, rest: &str) -> &mut Trial {
-        let time = START + at;
-        let text = format!("{{\"time\":{time},\"application\":\"shop\",\"stage\":\"s\",\"instance\":\"i\",{rest}}}");
-        let mut reports = 0;
-        report::decode(text.as_bytes(), |_, decoded| {
-            self.engine.observe(&decoded.unwrap(), &mut self.out);
-            reports += 1;
-        });
-        assert_eq!(reports, 1, "{text}");
-        self
-    }
-
-    fn advance(&mut self, at: f64) -> &mut Trial {
-        let time = Timestamp::from_epoch_seconds(START + at).unwrap();
-        self.engine.advance("default", "shop", time, &mut self.out);
-        self
-    }
-
-    /// Outputs since the last call: `10 met 0.5` for evaluations, `20 open`, `30 resolved met`
-    /// for transitions, `20 action scale requested`; times in seconds.
-    fn then(&mut self) -> Vec<String> {
-        self.out.list.drain(..).map(|output| words(&output)).collect()
-    }
-
-    /// The same, transitions and actions only.
-    fn events(&mut self) -> Vec<String> {
-        self.out.list.retain(|output| !matches!(output, Output::Evaluation(_)));
-        self.then()
-    }
-}
-
-fn words(output: &Output) -> String {
-    let seconds = |at: Timestamp| at.as_micros() as f64 / 1e6 - START;
-    match output {
-        Output::Evaluation(evaluation) => {
-            let json: serde_json::Value = serde_json::from_str(&output.to_json().unwrap()).unwrap();
-            let series =
-                if json["series"] == serde_json::json!({}) { String::new() } else { format!(" {}", json["series"]) };
-            let value = if json["value"].is_null() { String::new() } else { format!(" {}", json["value"]) };
-            format!("{} {}{value}{series}", seconds(evaluation.window.end), evaluation.verdict.as_str())
-        }
-        Output::Transition(transition) => {
-            let reason = serde_json::to_value(transition.reason).unwrap();
-            match transition.state {
-                State::Open => format!("{} open", seconds(transition.at)),
-                State::Resolved => format!("{} resolved {}", seconds(transition.at), reason.as_str().unwrap()),
-            }
-        }
-        Output::Action(action) => {
-            let state = serde_json::to_value(action.state).unwrap();
-            let reason = action.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-            format!("{} action {} {}{reason}", seconds(action.at), action.kind, state.as_str().unwrap())
-        }
-    }
-}
+use trial::{Kept, START, Trial, given, given_script, program};
 
 const MEAN: &str =
     "  objectives:\n    - {name: o, indicator: {attribute: x.y, aggregate: mean, window: 10s}, target: {max: 1}";
@@ -370,55 +266,6 @@ fn a_failing_script_gives_an_error_with_its_place_and_disturbs_no_other() {
         let message = error.message.clone().unwrap_or_default().to_lowercase();
         assert!(message.contains(expected), "{script}: {message}");
         assert_eq!(trial.then(), ["10 error", "10 met 0.5"], "{script}");
-    }
-}
-
-/// What a store would keep of snapshots.
-#[derive(Default)]
-struct Kept {
-    snapshots: Snapshot,
-}
-
-impl Kept {
-    fn keep(&mut self, new: Snapshot) {
-        let all = &mut self.snapshots;
-        for gone in new.forgotten {
-            all.series.retain(|row| {
-                [&row.tenant, &row.application, &row.contract, &row.objective, &row.input, &row.key] != gone.each_ref()
-            });
-        }
-        let names = |row: &qualm::engine::SeriesRow| (row.objective.clone(), row.input.clone(), row.key.clone());
-        all.applications =
-            if new.applications.is_empty() { std::mem::take(&mut all.applications) } else { new.applications };
-        let fresh: Vec<_> = new.series.iter().map(names).collect();
-        all.series.retain(|row| !fresh.contains(&names(row)));
-        all.series.extend(new.series);
-        let panes: BTreeMap<_, _> = std::mem::take(&mut all.panes)
-            .into_iter()
-            .chain(new.panes)
-            .map(|row| ((row.objective.clone(), row.input.clone(), row.key.clone(), row.start), row))
-            .collect();
-        all.panes = panes.into_values().collect();
-        all.ids.extend(new.ids);
-    }
-
-    /// A new engine from what was kept, as a restart makes it.
-    fn restart(&self, limits: Limits, spec: &str, script: &'static str) -> Engine {
-        let mut engine = Engine::new(limits);
-        engine.set_contract(program(spec, script), &mut Outputs::default());
-        let rows = &self.snapshots;
-        rows.applications.iter().for_each(|row| engine.restore_application(row).unwrap());
-        rows.series.iter().for_each(|row| engine.restore_series(row).unwrap());
-        for (key, from) in engine.needed_from() {
-            let needed = |row: &&qualm::engine::PaneRow| {
-                [&row.tenant, &row.application, &row.contract, &row.objective, &row.input, &row.measure]
-                    == key.each_ref()
-                    && row.start >= from
-            };
-            rows.panes.iter().filter(needed).for_each(|row| engine.restore_pane(row).unwrap());
-        }
-        rows.ids.iter().for_each(|row| engine.restore_ids(row));
-        engine
     }
 }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::aggregate::{Accumulator, VALUES_MAX};
 use super::chance::p_value;
+use super::chart::Chart;
 use super::detail::{Detail, Drift};
 use super::detector::{Adwin, PageHinkley};
 use super::distribution::Distribution;
@@ -23,10 +24,6 @@ use crate::time::{Span, Timestamp};
 const BLOCKS: i64 = 24;
 /// Values that a baseline must hold before it is compared with.
 const BASELINE_MIN: u64 = 30;
-/// Windows that `zscore` and `ewma` must know before they judge.
-const WINDOWS_MIN: usize = 8;
-/// Windows that they remember at most.
-const WINDOWS_MAX: usize = 10_000;
 
 /// What a series remembers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -60,15 +57,8 @@ pub enum Memory {
         /// Times of changes that windows still look at.
         changes: VecDeque<Timestamp>,
     },
-    /// For `zscore` and `ewma`: ends and means of earlier windows.
-    Windows {
-        /// The end of the first window.
-        from: Timestamp,
-        /// Those that the next is compared with.
-        means: VecDeque<(Timestamp, f64)>,
-        /// For `ewma`: the weighted mean since the baseline was complete, and of how many windows.
-        weighted: Option<(f64, u64)>,
-    },
+    /// For `zscore` and `ewma`.
+    Chart(Chart),
     /// For `data.freshness`: the newest report.
     Newest(Timestamp),
 }
@@ -86,9 +76,7 @@ impl Memory {
                 let detector = PageHinkley::new(delta, lambda, indicator.alpha.unwrap_or(1.0 - 0.0001));
                 Some(Memory::PageHinkley { detector, changes: VecDeque::new() })
             }
-            (aggregate, _) if aggregate.is_chart() => {
-                Some(Memory::Windows { from: start + input.every, means: VecDeque::new(), weighted: None })
-            }
+            (aggregate, _) if aggregate.is_chart() => Some(Memory::Chart(Chart::new(start + input.every))),
             (_, Some(Baseline::First(span))) => {
                 Some(Memory::First { from: start, until: start + *span, baseline: Distribution::default() })
             }
@@ -148,8 +136,8 @@ impl Memory {
             }
             (Memory::Adwin { detector, changes }, _) => found(merged, changes, window, detector.mean()),
             (Memory::PageHinkley { detector, changes }, _) => found(merged, changes, window, detector.mean()),
-            (Memory::Windows { from, means, weighted }, Accumulator::Sum { n, total }) if *n > 0 => {
-                compared(input, samples, total.value() / *n as f64, (*from, means, *weighted), window)
+            (Memory::Chart(chart), Accumulator::Sum { n, total }) if *n > 0 => {
+                chart.summary(&input.indicator, samples, total.value() / *n as f64, window)
             }
             _ => Summary::of(samples, None),
         }
@@ -158,9 +146,9 @@ impl Memory {
     /// Takes in what leaves the window after it was judged: the pane that it started with, and the
     /// window's own mean. Whether that changed anything.
     pub fn leave(&mut self, input: &Input, first: Option<&Accumulator>, merged: &Accumulator, window: Window) -> bool {
-        match (self, input.indicator.aggregate) {
-            (Memory::Sliding { blocks }, _) => {
-                let Some(Baseline::Window(span)) = input.indicator.baseline else { return false };
+        match (self, &input.indicator.baseline) {
+            (Memory::Sliding { blocks }, Some(Baseline::Window(span))) => {
+                let span = *span;
                 blocks.retain(|(start, _)| *start + block_of(span) > window.start - span);
                 let Some(Accumulator::Distribution(distribution)) = first else { return false };
                 let start = window.start.floor(block_of(span));
@@ -170,37 +158,13 @@ impl Memory {
                 }
                 true
             }
-            (Memory::Windows { from, means, weighted }, aggregate) => {
-                let Accumulator::Sum { n, total } = merged else { return false };
-                if *n == 0 {
-                    return false;
+            (Memory::Chart(chart), _) => match merged {
+                Accumulator::Sum { n, total } if *n > 0 => {
+                    chart.leave(&input.indicator, total.value() / *n as f64, window);
+                    true
                 }
-                let mean = total.value() / *n as f64;
-                let learning = match input.indicator.baseline {
-                    Some(Baseline::First(span)) => window.end < *from + span || means.len() < WINDOWS_MIN,
-                    _ => true,
-                };
-                if !learning {
-                    if aggregate == Aggregate::Ewma {
-                        let (centre, _) = centre_and_deviation(means);
-                        *weighted = Some(weigh(input, *weighted, centre, mean));
-                    }
-                    return aggregate == Aggregate::Ewma;
-                }
-                if aggregate == Aggregate::Ewma && matches!(input.indicator.baseline, Some(Baseline::Window(_))) {
-                    let (centre, _) = if means.is_empty() { (mean, 0.0) } else { centre_and_deviation(means) };
-                    *weighted = Some(weigh(input, *weighted, centre, mean));
-                }
-                means.push_back((window.end, mean));
-                let oldest = match input.indicator.baseline {
-                    Some(Baseline::Window(span)) => window.end - span,
-                    _ => Timestamp::EPOCH,
-                };
-                while means.len() > WINDOWS_MAX || means.front().is_some_and(|(end, _)| *end < oldest) {
-                    means.pop_front();
-                }
-                true
-            }
+                _ => false,
+            },
             _ => false,
         }
     }
@@ -254,67 +218,6 @@ pub fn drifted(
     let drift =
         Drift { expected: comparison.expected(), p_value, baseline_samples: baseline.samples(), baseline: from };
     Summary { p_value, detail: Some(Box::new(Detail::Drift(drift))), ..Summary::of(samples, Some(comparison.value())) }
-}
-
-/// Median, and median absolute deviation times 1.4826, which makes it the standard deviation of
-/// normal values (Rousseeuw and Croux 1993).
-fn median_and_deviation(means: &VecDeque<(Timestamp, f64)>) -> (f64, f64) {
-    let median = |mut values: Vec<f64>| {
-        values.sort_unstable_by(f64::total_cmp);
-        let half = values.len() / 2;
-        if values.len() % 2 == 1 { values[half] } else { (values[half - 1] + values[half]) / 2.0 }
-    };
-    let centre = median(means.iter().map(|(_, mean)| *mean).collect());
-    (centre, 1.4826 * median(means.iter().map(|(_, mean)| (mean - centre).abs()).collect()))
-}
-
-fn centre_and_deviation(means: &VecDeque<(Timestamp, f64)>) -> (f64, f64) {
-    let mut moments = super::aggregate::Moments::default();
-    means.iter().for_each(|(_, mean)| moments.add(*mean));
-    (moments.mean, moments.deviation().unwrap_or(0.0))
-}
-
-/// The weight of the newest window.
-fn lambda(input: &Input) -> f64 {
-    input.indicator.lambda.unwrap_or(0.2)
-}
-
-fn weigh(input: &Input, before: Option<(f64, u64)>, centre: f64, mean: f64) -> (f64, u64) {
-    let (weighted, windows) = before.unwrap_or((centre, 0));
-    (lambda(input) * mean + (1.0 - lambda(input)) * weighted, windows + 1)
-}
-
-/// A window's mean against those of windows before it: `zscore` in robust deviations from the
-/// median, `ewma` (Roberts 1959) as (z − μ) / (σ·√(λ/(2−λ)·(1−(1−λ)^2t))), z being the
-/// exponentially weighted mean of t windows.
-fn compared(
-    input: &Input,
-    samples: u64,
-    mean: f64,
-    (from, means, weighted): (Timestamp, &VecDeque<(Timestamp, f64)>, Option<(f64, u64)>),
-    window: Window,
-) -> Summary {
-    let learning = match input.indicator.baseline {
-        Some(Baseline::First(span)) => window.end < from + span,
-        _ => false,
-    };
-    if learning || means.len() < WINDOWS_MIN {
-        return Summary::of(samples, None);
-    }
-    let (seen, centre, spread) = if input.indicator.aggregate == Aggregate::Zscore {
-        let (centre, spread) = median_and_deviation(means);
-        (mean, centre, spread)
-    } else {
-        let (centre, deviation) = centre_and_deviation(means);
-        let (seen, windows) = weigh(input, weighted, centre, mean);
-        let lambda = lambda(input);
-        let share = lambda / (2.0 - lambda) * (1.0 - (1.0 - lambda).powi(2 * windows.min(1_000_000) as i32));
-        (seen, centre, deviation * share.sqrt())
-    };
-    // Without any spread, nothing can be said of a deviation unless there is none.
-    let score = if spread > 0.0 { Some((seen - centre) / spread) } else { (seen == centre).then_some(0.0) };
-    let detail = Detail::Limits { seen, centre, spread, windows: means.len() as u64 };
-    Summary { detail: Some(Box::new(detail)), ..Summary::of(samples, score) }
 }
 
 /// The baseline of a file, ready to be compared with.

@@ -338,7 +338,7 @@ impl Application {
         for index in self.series.take_changed() {
             let series = self.series.get_mut_quietly(index);
             let changed = std::mem::take(&mut series.memory_dirty);
-            let memory = series.memory.as_ref().filter(|_| changed).map(|memory| json(memory));
+            let memory = series.memory.as_ref().filter(|_| changed).map(json);
             let series = self.series.get(index);
             let watched = &self.bound[usize::from(series.place.bound)].watched[usize::from(series.place.objective)];
             let promised = watched.promised.clone();

@@ -31,6 +31,9 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Report<'_>, Refusal> {
     wire.into_report(bytes)
 }
 
+/// Objects of objects: on the heap, since they nest.
+type Object<'a, V> = Pairs<'a, V, Vec<(Text<'a>, V)>>;
+
 #[derive(Deserialize)]
 struct Wire<'a> {
     #[serde(borrow)]
@@ -76,12 +79,12 @@ struct ClientConfig<'a> {
 #[derive(Deserialize, Default)]
 struct Stages<'a> {
     #[serde(borrow, default)]
-    service: Pairs<'a, Stage<'a>>,
+    service: Object<'a, Stage<'a>>,
     #[serde(borrow, default)]
-    data: Pairs<'a, Stage<'a>>,
+    data: Object<'a, Stage<'a>>,
     /// Of an `MLReport`: by instance id.
     #[serde(borrow, default)]
-    ml_inference: Option<Pairs<'a, MlInference<'a>>>,
+    ml_inference: Option<Object<'a, MlInference<'a>>>,
     /// Of a `RoheReport`.
     #[serde(borrow, default)]
     ml_specific: Option<InferenceGraph<'a>>,
@@ -91,7 +94,7 @@ struct Stages<'a> {
 struct Stage<'a> {
     /// By name, then by instance id.
     #[serde(borrow, default)]
-    metrics: Pairs<'a, Pairs<'a, Metric>>,
+    metrics: Object<'a, Object<'a, Metric>>,
 }
 
 #[derive(Deserialize)]
@@ -119,13 +122,13 @@ struct MlInference<'a> {
 #[derive(Deserialize)]
 struct InferenceGraph<'a> {
     #[serde(borrow)]
-    linked_list: Pairs<'a, Link<MlInference<'a>>>,
+    linked_list: Object<'a, Link<MlInference<'a>>>,
 }
 
 #[derive(Deserialize)]
 struct ExecutionGraph<'a> {
     #[serde(borrow)]
-    linked_list: Pairs<'a, Link<Instance<'a>>>,
+    linked_list: Object<'a, Link<Instance<'a>>>,
 }
 
 #[derive(Deserialize)]

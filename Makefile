@@ -1,6 +1,6 @@
 # Everything that Qualm needs beside Rust, Python 3 and make is found or fetched by scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench
+.PHONY: help demo test interop lint bench
 
 help: ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -15,6 +15,11 @@ test: ## build, and pass all tests
 	@scripts/find-postgres >/dev/null
 	@scripts/python-env >/dev/null
 	cargo test --locked
+
+interop: ## compare with scikit-learn, SciPy and river; run the QoA4ML client and a real model
+	@scripts/find-nats-server >/dev/null
+	cargo build --release --locked
+	@scripts/interop
 
 lint: ## format, clippy, documentation: no warnings
 	cargo fmt --check

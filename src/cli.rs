@@ -16,6 +16,7 @@ mod baseline;
 mod check;
 mod demo;
 mod explain;
+mod import;
 mod recording;
 mod replay;
 mod report;
@@ -42,6 +43,7 @@ enum Command {
     Replay(replay::Arguments),
     Explain(explain::Arguments),
     Baseline(baseline::Arguments),
+    Import(import::Arguments),
     Report(report::Arguments),
     Schema(schema::Arguments),
     Demo(demo::Arguments),
@@ -73,6 +75,7 @@ pub fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Import(arguments) => import::run(&arguments),
         Command::Baseline(arguments) => baseline::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),
         Command::Schema(arguments) => schema::run(&arguments),

@@ -18,7 +18,7 @@ mod lint;
 mod load;
 mod schema;
 
-pub use load::{ASSETS, Finding, Level, Loaded, files, load};
+pub use load::{ASSETS, Finding, Level, Loaded, files, load, parse};
 pub use schema::SCHEMA;
 
 /// The document that parties sign.

@@ -49,7 +49,7 @@ mod snapshot;
 
 pub use aggregate::Accumulator;
 use application::{Application, Bound, Place, Watched};
-pub use baseline::BaselineFile;
+pub use baseline::{BaselineFile, BaselineSummary};
 pub use detail::{Detail, Drift, Part};
 pub use graph::Graph;
 pub use lifecycle::Open;

@@ -22,6 +22,7 @@ use crate::report::MESSAGE_BYTES_MAX;
 use crate::store::Store;
 
 mod actions;
+mod applications;
 mod auth;
 mod contracts;
 mod deliveries;
@@ -82,6 +83,8 @@ fn api() -> OpenApiRouter<App> {
         .routes(routes!(contracts::get, contracts::put, contracts::delete))
         .routes(routes!(contracts::versions))
         .routes(routes!(contracts::status))
+        .routes(routes!(contracts::baselines))
+        .routes(routes!(applications::list))
         .routes(routes!(violations::list))
         .routes(routes!(violations::get))
         .routes(routes!(violations::acknowledge))

@@ -2,11 +2,12 @@
 //!
 //! The modules in reading order; a module uses what stands above it, never what stands below.
 
-// What goes in: times, reports, contracts, scripts.
+// What goes in: times, reports, contracts (of other tools too), scripts.
 pub mod time;
 pub mod report;
 pub mod contract;
 pub mod policy;
+pub mod import;
 // The core: reports and time in, verdicts, violations and actions out.
 pub mod engine;
 // What is remembered, and what can be asked of it.

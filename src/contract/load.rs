@@ -141,6 +141,12 @@ pub fn load(file: &str, source: &str) -> Loaded {
     loaded
 }
 
+/// Reads YAML (and so JSON) that need not be a contract; a fault comes as line, column and message.
+pub fn parse(source: &str) -> Result<serde_json::Value, (usize, usize, String)> {
+    let fault = |error: document::SyntaxError| (error.place.0, error.place.1, error.message);
+    document::parse(source).map(|document| document.value).map_err(fault)
+}
+
 /// Folders for what contracts name; their files are no contracts.
 pub const ASSETS: [&str; 3] = ["policies", "baselines", "schemas"];
 

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::distribution::Distribution;
+use super::distribution::{Distribution, quantile};
+use super::memory::Memory;
 use super::predictions::Predicted;
 use crate::contract::PREDICTION;
 use crate::report::Report;
@@ -12,6 +13,71 @@ use crate::time::Timestamp;
 
 /// Attributes that a baseline file holds at most.
 const ATTRIBUTES_MAX: usize = 1_000;
+
+/// Categories that a summary names at most.
+const CATEGORIES_SHOWN: usize = 20;
+
+/// A baseline in short, for readers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BaselineSummary {
+    /// Start of what it was learned from, if it is learned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<Timestamp>,
+    /// Until when it is learned, if it is learned once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+    /// Values in it.
+    pub samples: u64,
+    /// Of its numbers: the mean.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mean: Option<f64>,
+    /// Of its numbers: the sample standard deviation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deviation: Option<f64>,
+    /// Of its numbers: the deciles, from the first to the ninth.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub deciles: Vec<f64>,
+    /// Of its categories: the most frequent ones, with their counts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub categories: Vec<(String, u64)>,
+}
+
+impl BaselineSummary {
+    /// Of a distribution.
+    pub fn of(distribution: &Distribution) -> BaselineSummary {
+        let moments = &distribution.numbers.moments;
+        let sorted = distribution.numbers.weighted();
+        let deciles = (1..10).map(|tenth| quantile(&sorted, f64::from(tenth) / 10.0));
+        let mut categories: Vec<(String, u64)> =
+            distribution.categories.iter().map(|(name, count)| (name.to_string(), *count)).collect();
+        categories.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        categories.truncate(CATEGORIES_SHOWN);
+        BaselineSummary {
+            from: None,
+            until: None,
+            samples: distribution.samples(),
+            mean: (moments.n > 0).then_some(moments.mean),
+            deviation: moments.deviation(),
+            deciles: if sorted.is_empty() { Vec::new() } else { deciles.collect() },
+            categories,
+        }
+    }
+
+    /// Of what a series remembers, as the store keeps it; none where that is no baseline.
+    pub fn of_memory(memory: &str) -> Result<Option<BaselineSummary>, serde_json::Error> {
+        Ok(match serde_json::from_str(memory)? {
+            Memory::First { from, until, baseline } => {
+                Some(BaselineSummary { from: Some(from), until: Some(until), ..BaselineSummary::of(&baseline) })
+            }
+            Memory::Sliding { blocks } => {
+                let mut all = Distribution::default();
+                blocks.iter().for_each(|(_, block)| all.merge(block));
+                Some(BaselineSummary { from: blocks.front().map(|(at, _)| *at), ..BaselineSummary::of(&all) })
+            }
+            _ => None,
+        })
+    }
+}
 
 /// What `qualm baseline` makes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

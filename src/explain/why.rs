@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::ExplainError;
 use crate::contract::{Condition, Scalar};
-use crate::engine::{Contributor, Counterfactual, Evidence, Window, short, short_value};
+use crate::engine::{Contributor, Counterfactual, Detail, Evidence, Window, short, short_value};
 use crate::store::{ActionQuery, ActionRecord, DeliveryRecord, Store, TransitionRecord, ViolationRecord};
 use crate::time::Timestamp;
 
@@ -79,11 +79,14 @@ pub struct Found {
     pub since: Timestamp,
     /// The engine's own words.
     pub message: String,
+    /// What the value rests on: a confusion matrix, groups, the drift that chance makes...
+    #[schema(value_type = Option<Object>)]
+    pub detail: Option<Box<Detail>>,
 }
 
 /// What of a stored transition the answer needs.
 #[derive(Deserialize)]
-struct Detail {
+struct Opening {
     since: Timestamp,
     value: Option<Scalar>,
     samples: u64,
@@ -92,6 +95,8 @@ struct Detail {
     evidence: Option<Evidence>,
 }
 
+/// Kinds of mistakes that an answer names at most.
+const MISTAKES_MAX: usize = 10;
 /// Actions and deliveries that an answer lists at most.
 const LISTED_MAX: u32 = 100;
 
@@ -100,7 +105,7 @@ pub(super) async fn answer(store: &Store, id: &str) -> Result<Why, ExplainError>
     let violation = store.violation(id).await?.ok_or_else(missing)?;
     let transitions = store.transitions(id).await?;
     let opening = transitions.iter().find(|transition| transition.state == "open").ok_or_else(missing)?;
-    let detail: Detail = serde_json::from_value(opening.detail.clone())
+    let detail: Opening = serde_json::from_value(opening.detail.clone())
         .map_err(|error| crate::store::StoreError::Unreadable { table: "transitions", error })?;
     let evidence = detail.evidence.ok_or_else(missing)?;
     let wanted = ActionQuery { violation: Some(id.to_owned()), limit: LISTED_MAX, ..ActionQuery::default() };
@@ -123,6 +128,7 @@ pub(super) async fn answer(store: &Store, id: &str) -> Result<Why, ExplainError>
         off_by_share,
         since: detail.since,
         message: detail.message,
+        detail: evidence.detail,
     };
     Ok(Why {
         question: "why".to_owned(),
@@ -168,6 +174,9 @@ fn sentence(
     match (&found.value, &promise.target) {
         (Some(value), Some(target)) => {
             let _ = write!(text, ": {} was {}, promised is {target}", promise.indicator, short_value(value));
+            if let Some(Detail::Drift(drift)) = found.detail.as_deref() {
+                let _ = write!(text, " (chance alone makes it {})", short(drift.expected));
+            }
         }
         _ => {
             let _ = write!(text, ": {}", found.message);
@@ -220,6 +229,57 @@ fn labels(series: &Json) -> String {
     pairs.map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default())).collect::<Vec<_>>().join(", ")
 }
 
+/// What a value rests on, in lines under a title.
+fn basis(detail: &Detail) -> Option<(&'static str, Vec<String>)> {
+    match detail {
+        Detail::Confusion { classes, matrix } => {
+            let wrong = |truth: usize| {
+                let row = matrix[truth].iter().enumerate().filter(move |(predicted, n)| *predicted != truth && **n > 0);
+                row.map(move |(predicted, n)| (*n, truth, predicted))
+            };
+            let mut mistakes: Vec<(u64, usize, usize)> = (0..classes.len()).flat_map(wrong).collect();
+            mistakes.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
+            let line = |(n, truth, predicted): &(u64, usize, usize)| {
+                let all: u64 = matrix[*truth].iter().sum();
+                format!("{} was taken for {}: {n} of {all}", classes[*truth], classes[*predicted])
+            };
+            Some(("What was mistaken for what", mistakes.iter().take(MISTAKES_MAX).map(line).collect()))
+        }
+        Detail::Groups { groups } => {
+            let line = |group: &crate::engine::Part| {
+                let value = group.value.map_or("no value".to_owned(), short);
+                let left_out = if group.compared { "" } else { ", too few to compare" };
+                format!("{}: {value} of {} observations{left_out}", group.group, group.samples)
+            };
+            Some(("The groups", groups.iter().map(line).collect()))
+        }
+        Detail::Drift(drift) => {
+            let mut rows = vec![format!(
+                "against {} values, baseline {}; {} is to be expected by chance",
+                drift.baseline_samples,
+                drift.baseline,
+                short(drift.expected)
+            )];
+            rows.extend(drift.p_value.map(|p| format!("the chance of a distance as great is {}", short(p))));
+            Some(("What it was compared with", rows))
+        }
+        Detail::Changes { at, mean } => {
+            let mut rows: Vec<String> = at.iter().map(|at| format!("a change was found at {at}")).collect();
+            rows.push(format!("the mean since is {}", short(*mean)));
+            Some(("When it changed", rows))
+        }
+        Detail::Limits { seen, centre, spread, windows } => {
+            let row = format!(
+                "{} where {} ± {} was usual in {windows} windows",
+                short(*seen),
+                short(*centre),
+                short(*spread)
+            );
+            Some(("What it was compared with", vec![row]))
+        }
+    }
+}
+
 impl Why {
     /// For a terminal.
     pub fn text(&self) -> String {
@@ -247,6 +307,10 @@ impl Why {
                 let bad = part.bad.map(|bad| format!("{bad} bad of ")).unwrap_or_default();
                 let _ = writeln!(text, "{item}{}: {bad}{} observations{value}", part.source, part.samples);
             }
+        }
+        if let Some((title, rows)) = self.found.detail.as_ref().and_then(|detail| basis(detail)) {
+            text.push_str(&heading(title));
+            rows.iter().for_each(|row| text.push_str(&format!("{item}{row}\n")));
         }
         text.push_str(&heading("What happened"));
         for transition in &self.transitions {

@@ -10,7 +10,11 @@ use utoipa::ToSchema;
 
 use super::{App, Problem};
 use crate::contract::{self, Finding};
+use crate::engine::BaselineSummary;
 use crate::store::ContractVersion;
+
+/// Learned baselines that are listed at most.
+const BASELINES_MAX: i64 = 100;
 
 /// A contract and how its objectives stand.
 #[derive(Debug, Serialize, ToSchema)]
@@ -134,6 +138,51 @@ pub(super) async fn status(State(app): State<App>, Path(name): Path<String>) -> 
         faults,
         series,
     }))
+}
+
+/// A baseline that drift is measured from.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct BaselineRecord {
+    objective: String,
+    /// Label to value; absent for a file, which all series share.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    series: Option<Value>,
+    /// The file, if it is from one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<String>,
+    /// How its values are distributed.
+    #[schema(value_type = Object)]
+    summary: BaselineSummary,
+}
+
+/// The baselines of a contract: those of files, and those that series have learned (100 at most)
+#[utoipa::path(
+    get, path = "/v1/contracts/{name}/baselines", operation_id = "listBaselines", tag = "contracts", params(("name" = String, Path)),
+    responses((status = 200, body = Vec<BaselineRecord>), (status = 404, body = Problem))
+)]
+pub(super) async fn baselines(
+    State(app): State<App>,
+    Path(name): Path<String>,
+) -> Result<Json<Vec<BaselineRecord>>, Problem> {
+    let version = found(&app, &name).await?;
+    let program = crate::catalog::ready(&version);
+    let inputs = program.iter().flat_map(|program| &program.promises).flat_map(|promised| {
+        promised.inputs.iter().map(|input| (promised.objective.name.clone(), input.baseline.as_ref()))
+    });
+    let mut records: Vec<BaselineRecord> = inputs
+        .filter_map(|(objective, baseline)| {
+            let baseline = baseline?;
+            let summary = BaselineSummary::of(&baseline.distribution);
+            Some(BaselineRecord { objective, series: None, file: Some(baseline.file.clone()), summary })
+        })
+        .collect();
+    for (objective, series, memory) in app.store.memories_of(&name, BASELINES_MAX).await? {
+        let summary = BaselineSummary::of_memory(&memory)
+            .map_err(|error| crate::store::StoreError::Unreadable { table: "series", error })?;
+        records.extend(summary.map(|summary| BaselineRecord { objective, series: Some(series), file: None, summary }));
+    }
+    Ok(Json(records))
 }
 
 async fn found(app: &App, name: &str) -> Result<ContractVersion, Problem> {

@@ -171,6 +171,24 @@ impl Store {
         rows.iter().map(read).collect()
     }
 
+    /// Objective, labels and memory of the series of a contract that remember something.
+    pub async fn memories_of(&self, contract: &str, limit: i64) -> Result<Vec<(String, serde_json::Value, String)>> {
+        let sql = "SELECT objective, labels, memory FROM series WHERE contract = $1 AND memory IS NOT NULL \
+                   ORDER BY objective, input, series LIMIT $2";
+        let rows = query(sql, [contract.into(), limit.into()]).fetch_all(&self.read).await?;
+        let read = |row| Ok((text(row, "objective")?, super::json(row, "series", "labels")?, text(row, "memory")?));
+        rows.iter().map(read).collect()
+    }
+
+    /// Tenant, name and state of all applications that are watched.
+    pub async fn applications(&self) -> Result<Vec<(String, String, serde_json::Value)>> {
+        let sql = "SELECT tenant, application, state FROM applications ORDER BY tenant, application LIMIT 10000";
+        let rows = query(sql, []).fetch_all(&self.read).await?;
+        let read =
+            |row| Ok((text(row, "tenant")?, text(row, "application")?, super::json(row, "applications", "state")?));
+        rows.iter().map(read).collect()
+    }
+
     /// The same for the rules of a contract, which stand for themselves.
     pub async fn rules_of(
         &self,

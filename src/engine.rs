@@ -55,7 +55,7 @@ pub use graph::Graph;
 pub use lifecycle::Open;
 pub use lifecycle::{Latest, Lifecycle, Phase, Resolution};
 pub use program::{Feed, Program, Promised, derived_id};
-pub use seen::MEMORY as ID_MEMORY;
+pub use seen::{MEMORY as ID_MEMORY, Seen};
 pub use snapshot::{ApplicationRow, IdRow, JoinRow, PaneRow, SeriesRow, Snapshot};
 pub use verdict::{
     Action, ActionState, Contributor, Counterfactual, Evaluation, Evidence, State, Transition, Verdict, Window, short,

@@ -15,7 +15,6 @@ use common::{
 };
 use serde_json::{Value as Json, json};
 
-const CONTRACT: &str = "contracts/smart-building.yaml";
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Reports to publish: a recording if there is one, else generated ones, in order of time; and
@@ -38,7 +37,12 @@ fn reports(folder: &Path) -> PathBuf {
 }
 
 fn contracts(folder: &Path) -> PathBuf {
-    for (below, file) in [("contracts", "smart-building.yaml"), ("policies", "smart-building.rhai")] {
+    let files = [
+        ("contracts", "smart-building.yaml"),
+        ("contracts", "smart-building-ml.yaml"),
+        ("policies", "smart-building.rhai"),
+    ];
+    for (below, file) in files {
         std::fs::create_dir_all(folder.join(below)).unwrap();
         std::fs::copy(root().join(below).join(file), folder.join(below).join(file)).unwrap();
     }
@@ -67,7 +71,7 @@ fn judged_live(nats: &Nats, database: &str, reports: &Path, expected: &[Violatio
 fn live_on_sqlite_equals_replay() {
     let folder = tempfile::tempdir().unwrap();
     let reports = reports(folder.path());
-    let expected = replayed(Path::new(CONTRACT), &reports);
+    let expected = replayed(&contracts(folder.path()), &reports);
     assert!(expected.len() > 5, "a test needs violations");
     let nats = Nats::start();
     let database = format!("sqlite:{}", folder.path().join("q.db").display());
@@ -80,7 +84,7 @@ fn live_on_sqlite_equals_replay() {
 fn live_on_postgres_equals_replay() {
     let folder = tempfile::tempdir().unwrap();
     let reports = reports(folder.path());
-    let expected = replayed(Path::new(CONTRACT), &reports);
+    let expected = replayed(&contracts(folder.path()), &reports);
     let (nats, postgres) = (Nats::start(), Postgres::start());
     judged_live(&nats, &postgres.url, &reports, &expected);
 }
@@ -93,7 +97,7 @@ fn live_on_the_oldest_nats_server_equals_replay() {
     };
     let folder = tempfile::tempdir().unwrap();
     let reports = reports(folder.path());
-    let expected = replayed(Path::new(CONTRACT), &reports);
+    let expected = replayed(&contracts(folder.path()), &reports);
     let nats = Nats::start_program(&program);
     let database = format!("sqlite:{}", folder.path().join("q.db").display());
     judged_live(&nats, &database, &reports, &expected);
@@ -103,7 +107,7 @@ fn live_on_the_oldest_nats_server_equals_replay() {
 fn survives_kills(database: &str) {
     let folder = tempfile::tempdir().unwrap();
     let reports = reports(folder.path());
-    let expected = replayed(Path::new(CONTRACT), &reports);
+    let expected = replayed(&contracts(folder.path()), &reports);
     let nats = Nats::start();
     let contracts = contracts(folder.path());
     let start =
@@ -141,7 +145,7 @@ fn kill_9_loses_nothing_on_postgres() {
 fn without_nats_the_journal_plays_its_part() {
     let folder = tempfile::tempdir().unwrap();
     let reports = reports(folder.path());
-    let expected = replayed(Path::new(CONTRACT), &reports);
+    let expected = replayed(&contracts(folder.path()), &reports);
     let contracts = contracts(folder.path());
     let database = format!("sqlite:{}", folder.path().join("q.db").display());
     let start = || Service::start(&["--database", &database, "--contracts", contracts.to_str().unwrap()]);
@@ -199,8 +203,9 @@ impl Drop for Receiver {
 fn webhooks_are_signed_and_survive_an_outage_of_the_receiver() {
     let folder = tempfile::tempdir().unwrap();
     let reports = reports(folder.path());
-    let expected = replayed(Path::new(CONTRACT), &reports);
     let contracts = contracts(folder.path());
+    std::fs::remove_file(contracts.join("smart-building-ml.yaml")).unwrap();
+    let expected = replayed(&contracts, &reports);
     let mut receiver = Receiver { port: common::free_port(), log: folder.path().join("received"), child: None };
     let file = contracts.join("smart-building.yaml");
     let url = format!("http://127.0.0.1:{}/hook", receiver.port);

@@ -8,7 +8,7 @@ use anyhow::Context;
 use super::Outcome;
 use super::recording::{Blocks, Progress, Rejected};
 use crate::contract::{Filter, Match};
-use crate::engine::BaselineFile;
+use crate::engine::{BaselineFile, Seen};
 use crate::report;
 
 /// Make a baseline from recorded reports, for drift objectives
@@ -47,9 +47,12 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         Filter(arguments.conditions.iter().map(|(name, value)| (name.clone(), Match::Is(value.clone()))).collect());
     let mut blocks = Blocks::open(&arguments.from)?;
     let (mut file, mut rejected, mut progress) = (BaselineFile::default(), Rejected::default(), Progress::new());
+    // A report counts once, as in the engine.
+    let mut seen = Seen::default();
     let wanted = |name: &str| arguments.attributes.is_empty() || arguments.attributes.iter().any(|a| a == name);
     while let Some(block) = blocks.next()? {
         report::decode_all(block, |_, decoded| match decoded {
+            Ok(report) if !seen.insert(report.digest, report.time, file.until) => {}
             Ok(report) => {
                 let meant = arguments.application.as_deref().is_none_or(|name| name == &*report.application);
                 if meant && filter.matches(&report.dimensions()) {

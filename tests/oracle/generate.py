@@ -16,6 +16,7 @@ def main():
     devices = ["jetson_nano", "hp_z240", "beelinkbt3"]
     now = 0.0
     sent = []
+    waiting = []
     for number in range(count):
         now += rng.expovariate(20) if rng.random() > 0.002 else rng.uniform(20, 90)
         time = now - (rng.uniform(0, 4) if rng.random() < 0.2 else rng.uniform(6, 60) if rng.random() < 0.01 else 0)
@@ -34,8 +35,21 @@ def main():
             "id": f"g-{number}", "time": moment.isoformat().replace("+00:00", "Z"), "application": "smart_building",
             "stage": stage, "instance": f"{stage}-{rng.randrange(3)}", "labels": labels, "metrics": metrics,
         }
+        if stage == "aggregation":
+            truth = rng.choice(["sitting", "walking", "waving"])
+            predicted = truth if rng.random() < 0.6 else rng.choice(["sitting", "walking", "waving"])
+            report["inference"] = {"id": f"i-{number}", "prediction": predicted}
+            waiting.append((number + rng.randrange(-5, 60), number, truth))
         sent.append(report)
         print(json.dumps(report))
+        # Feedback: mostly some time after its inference, for some before, for some never.
+        for due in [entry for entry in waiting if entry[0] <= number]:
+            waiting.remove(due)
+            if rng.random() < 0.8:
+                print(json.dumps({
+                    "id": f"f-{due[1]}", "time": moment.isoformat().replace("+00:00", "Z"), "application": "smart_building",
+                    "stage": "consumer", "instance": "consumer-0", "feedback": [{"inference": f"i-{due[1]}", "label": due[2]}],
+                }))
         if rng.random() < 0.03:
             print(json.dumps(rng.choice(sent[-50:])))
 

@@ -48,6 +48,28 @@ fn observe(c: &mut Criterion) {
     group.finish();
 }
 
+/// What an objective on predictions and one on drift add to the twenty others.
+fn quality(c: &mut Criterion) {
+    let text = scenario::predictions(0, COUNT);
+    let mut decoded: Vec<Report<'_>> = Vec::new();
+    report::decode_all(&text, |_, one| decoded.extend(one.ok()));
+    assert_eq!(decoded.len() as u64, COUNT);
+    let mut group = c.benchmark_group("quality");
+    group.throughput(Throughput::Elements(COUNT)).sample_size(20);
+    let contracts = [("without", scenario::contract_text()), ("with", scenario::contract_text() + scenario::QUALITY)];
+    for (name, contract) in contracts {
+        group.bench_function(format!("20 objectives {name} accuracy and psi"), |b| {
+            let observed = |mut engine: qualm::engine::Engine| {
+                let mut out = outputs();
+                decoded.iter().for_each(|report| engine.observe(report, &mut out));
+                engine
+            };
+            b.iter_batched(|| scenario::engine_of(&contract), observed, BatchSize::LargeInput);
+        });
+    }
+    group.finish();
+}
+
 fn advance(c: &mut Criterion) {
     let text = scenario::reports(0, COUNT);
     let mut group = c.benchmark_group("advance");
@@ -74,5 +96,5 @@ fn advance(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, decode, observe, advance);
+criterion_group!(benches, decode, observe, quality, advance);
 criterion_main!(benches);

@@ -210,9 +210,9 @@ impl Engine {
             out.counts.unwatched += 1;
             return;
         };
-        let (ids, pending) = (application.seen.len(), application.joiner.len());
+        let (ids, pending) = (application.seen.count(), application.joiner.len());
         application.observe(report, &self.limits, out);
-        self.ids = self.ids + application.seen.len() - ids;
+        self.ids = self.ids + application.seen.count() - ids;
         self.pending = self.pending + application.joiner.len() - pending;
         while self.pending > self.limits.pending_max && application.joiner.len() > 0 {
             application.joiner.forget_oldest();

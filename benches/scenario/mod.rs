@@ -37,6 +37,30 @@ pub fn reports(from: u64, count: u64) -> Vec<u8> {
     text.into_bytes()
 }
 
+/// The same reports, each with an inference and the feedback for the one a hundred before it.
+#[allow(dead_code)]
+pub fn predictions(from: u64, count: u64) -> Vec<u8> {
+    let plain = String::from_utf8(reports(from, count)).expect("reports are text");
+    let mut text = String::with_capacity(plain.len() * 5 / 4);
+    for (line, n) in plain.lines().zip(from..) {
+        let class = |n: u64| ["cat", "dog", "bird"][(n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as usize % 3];
+        let (truth, before) = (class(n / 2), n.saturating_sub(100));
+        let body = line.strip_suffix('}').expect("a report is an object");
+        let _ = writeln!(
+            text,
+            "{body},\"inference\":{{\"id\":\"i-{n}\",\"prediction\":\"{}\"}},\"feedback\":[{{\"inference\":\"i-{before}\",\"label\":\"{truth}\"}}]}}",
+            class(n)
+        );
+    }
+    text.into_bytes()
+}
+
+/// An objective on predictions joined with feedback, and one on drift.
+#[allow(dead_code)]
+pub const QUALITY: &str = "    - {name: accurate, indicator: {attribute: prediction, aggregate: accuracy, window: 1m, every: 10s}, target: {min: 0}}
+    - {name: usual, indicator: {attribute: ml.confidence, aggregate: psi, window: 1m, every: 10s, baseline: {first: 1m}}, target: {max: 9}}
+";
+
 /// The contract, as a file would hold it.
 pub fn contract_text() -> String {
     let mut text = "apiVersion: qualm/v1\nkind: Contract\nmetadata: {name: bench, version: 1.0.0}\n\
@@ -58,7 +82,13 @@ pub fn contract_text() -> String {
 /// An engine with the contract.
 #[allow(dead_code)]
 pub fn engine() -> Engine {
-    let mut loaded = contract::load("bench.yaml", &contract_text());
+    engine_of(&contract_text())
+}
+
+/// An engine with a contract.
+#[allow(dead_code)]
+pub fn engine_of(text: &str) -> Engine {
+    let mut loaded = contract::load("bench.yaml", text);
     let program = Program::compile(&mut loaded, |name| Err(name.to_owned())).expect("the contract is sound");
     let mut engine = Engine::new(Limits::default());
     engine.set_contract(Arc::new(program), &mut Outputs::default());

@@ -109,7 +109,7 @@ pub enum Accumulator {
     Values {
         /// Observations.
         n: u64,
-        /// Time in microseconds and value, in the order of arrival; at most [`VALUES_MAX`].
+        /// Time in microseconds and value, in the order of arrival; at most 100,000.
         values: Vec<(i64, f64)>,
     },
 }

@@ -45,7 +45,7 @@ impl Seen {
     }
 
     /// How many ids are remembered.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.order.len()
     }
 

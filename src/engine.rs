@@ -4,10 +4,11 @@
 //! explicit [`Engine::advance`] calls, so the same input gives the same output everywhere.
 //! State belongs to one (tenant, application) and to nothing else.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustc_hash::FxHashMap;
 use serde::Serialize;
 
 use crate::report::Report;
@@ -96,7 +97,7 @@ impl Default for Limits {
 pub struct Engine {
     limits: Limits,
     programs: BTreeMap<String, Arc<Program>>,
-    applications: HashMap<u128, Application>,
+    applications: FxHashMap<u128, Application>,
     ids: usize,
     pending: usize,
 }
@@ -200,7 +201,7 @@ fn digest(tenant: &str, application: &str) -> u128 {
 impl Engine {
     /// An engine without contracts.
     pub fn new(limits: Limits) -> Engine {
-        Engine { limits, programs: BTreeMap::new(), applications: HashMap::new(), ids: 0, pending: 0 }
+        Engine { limits, programs: BTreeMap::new(), applications: FxHashMap::default(), ids: 0, pending: 0 }
     }
 
     /// Takes in a report.

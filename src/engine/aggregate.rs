@@ -84,7 +84,7 @@ pub enum Accumulator {
     /// For aggregates of predicted classes.
     Confusion(Confusion),
     /// For aggregates of predicted numbers.
-    Regression(Regression),
+    Regression(Box<Regression>),
     /// For `auc`.
     Ranking(Ranking),
     /// For `coverage`.
@@ -104,7 +104,7 @@ pub enum Accumulator {
         parts: BTreeMap<Box<str>, Accumulator>,
     },
     /// For drift.
-    Distribution(Distribution),
+    Distribution(Box<Distribution>),
     /// For change detectors.
     Values {
         /// Observations.

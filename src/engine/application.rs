@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
+
 use super::action::Past;
 use super::gauge::Observed;
 use super::graph::Graph;
@@ -42,7 +44,7 @@ pub struct Application {
     pub(super) bound: Vec<Bound>,
     pub(super) series: Slab,
     pub(super) sources: Sources,
-    routes: HashMap<u128, Route>,
+    routes: FxHashMap<u128, Route>,
     /// When the next window ends or the next timer is due.
     pub(super) next_due: Option<Timestamp>,
     /// Whether it changed since the last snapshot.
@@ -117,7 +119,7 @@ impl Application {
             bound: Vec::new(),
             series: Slab::default(),
             sources: Sources::default(),
-            routes: HashMap::new(),
+            routes: FxHashMap::default(),
             next_due: None,
             dirty: false,
             forgotten: Vec::new(),

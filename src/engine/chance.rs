@@ -16,20 +16,41 @@ use crate::contract::Aggregate;
 const BIN_GOOD: f64 = 100.0;
 /// From this many values in the smaller sample on, that of steps is.
 const STEPS_GOOD: u64 = 1_000;
-/// Steps that simulations of one p-value may take; some 20 ms.
-const WORK_MAX: u64 = 4_000_000;
+/// Steps that the simulations of one window end of an objective may take, all series together:
+/// some 5 s, and of one series: some 20 ms.
+const WORK_MAX: u64 = 1_000_000_000;
+const WORK_SERIES_MAX: u64 = 4_000_000;
 /// A simulation ends once this many draws were at least as far (Besag and Clifford 1991).
 const ENOUGH: u64 = 40;
 /// Points at which a Brownian bridge is simulated.
 const BRIDGE_POINTS: usize = 256;
 
+/// How thoroughly the chance of one of several series is looked into.
+#[derive(Debug, Clone, Copy)]
+pub struct Effort {
+    /// The least p-value that must be told from greater ones.
+    level: f64,
+    /// Steps that simulations may take.
+    work: u64,
+    /// What simulations are seeded by.
+    seed: u64,
+}
+
+impl Effort {
+    /// For one of so many series of an objective with a rate of false alarms.
+    pub fn new(rate: f64, series: usize, seed: u64) -> Effort {
+        let series = series.max(1);
+        Effort { level: rate / series as f64, work: (WORK_MAX / series as u64).min(WORK_SERIES_MAX), seed }
+    }
+}
+
 /// The chance of a value at least as great if window and baseline came from the same
-/// distribution. `level` is the least p-value that must be told from greater ones.
-pub fn p_value(comparison: &Comparison, level: f64, seed: u64) -> f64 {
+/// distribution.
+pub fn p_value(comparison: &Comparison, effort: Effort) -> f64 {
     let value = comparison.value();
     let (m, n) = comparison.sizes();
     let s = 1.0 / m as f64 + 1.0 / n as f64;
-    let mut draws = Draws { random: Pcg64Mcg::seed_from_u64(seed), level, value };
+    let mut draws = Draws { random: Pcg64Mcg::seed_from_u64(effort.seed), effort, value };
     match comparison {
         Comparison::Bins { kind, counts, cut } => {
             let freedom = comparison.freedom(counts);
@@ -86,7 +107,7 @@ fn kolmogorov(x: f64) -> f64 {
 
 struct Draws {
     random: Pcg64Mcg,
-    level: f64,
+    effort: Effort,
     /// What draws are compared with.
     value: f64,
 }
@@ -94,8 +115,8 @@ struct Draws {
 impl Draws {
     /// The share of draws that are at least as far, the value itself counted as one of them.
     fn share(&mut self, work: u64, mut draw: impl FnMut(&mut Pcg64Mcg) -> f64) -> f64 {
-        let wanted = (20.0 / self.level).ceil().min(1e9) as u64;
-        let most = wanted.min(WORK_MAX / work.max(1)).max(199);
+        let wanted = (20.0 / self.effort.level).ceil().min(1e9) as u64;
+        let most = wanted.min(self.effort.work / work.max(1)).max(199);
         // Equal values must not differ by rounding.
         let bar = self.value - self.value.abs() * 1e-12;
         let mut reached = 0;
@@ -247,7 +268,7 @@ mod tests {
             let window = sample(&mut random, n, categories);
             for (kind, (alarms, ratio)) in kinds.iter().zip(alarms.iter_mut().zip(&mut ratio)) {
                 let comparison = Comparison::new(*kind, &baseline, &window).expect("of one kind").expect("not empty");
-                let p = p_value(&comparison, 0.01, u64::from(trial));
+                let p = p_value(&comparison, Effort::new(0.01, 1, u64::from(trial)));
                 levels.iter().zip(alarms).for_each(|(level, alarms)| *alarms += u32::from(p <= *level));
                 *ratio += comparison.value() / comparison.expected() / f64::from(trials);
             }
@@ -296,8 +317,12 @@ mod tests {
         (0..200).for_each(|_| window.add(&Value::Number(random.sample::<f64, _>(StandardNormal).exp() * 1.6)));
         for kind in NUMBERS {
             let comparison = Comparison::new(kind, &baseline, &window).expect("numbers").expect("not empty");
-            assert!(p_value(&comparison, 0.01, 7) < 0.01, "{kind}");
-            assert_eq!(p_value(&comparison, 0.01, 7), p_value(&comparison, 0.01, 7), "the same again");
+            assert!(p_value(&comparison, Effort::new(0.01, 1, 7)) < 0.01, "{kind}");
+            assert_eq!(
+                p_value(&comparison, Effort::new(0.01, 1, 7)),
+                p_value(&comparison, Effort::new(0.01, 1, 7)),
+                "the same again"
+            );
         }
         // Benjamini and Hochberg 1995, section 3: the example of 15 comparisons at 0.05.
         let p = [

@@ -6,11 +6,9 @@ use super::aggregate::{Accumulator, Moments, Total, VALUES_MAX, answer, keep_bou
 use super::confusion::Confusion;
 use super::detail::{Detail, Part};
 use super::distinct::Distinct;
-use super::distribution::Distribution;
 use super::predictions::{Pair, Predicted};
 use super::quantile::{Sketch, nearest_rank};
 use super::ranking::Ranking;
-use super::regression::Regression;
 use crate::contract::{Aggregate, Average, Condition, Gap, Indicator, Scalar};
 use crate::report::Value;
 use crate::time::{Span, Timestamp};
@@ -163,11 +161,11 @@ impl Gauge {
             Ratio => Accumulator::Ratio { n: 0, good: 0 },
             Distinct => Accumulator::Distinct { n: 0, values: self::Distinct::default() },
             Accuracy | Precision | Recall | F1 => Accumulator::Confusion(Confusion::default()),
-            Mae | Mse | Rmse | Mape | R2 => Accumulator::Regression(Regression::default()),
+            Mae | Mse | Rmse | Mape | R2 => Accumulator::Regression(Box::default()),
             Auc => Accumulator::Ranking(Ranking::default()),
             Coverage => Accumulator::Coverage { n: 0, answered: Vec::new() },
             Disparity => Accumulator::Parts { n: 0, overflow: false, parts: BTreeMap::new() },
-            Psi | Ks | Js | Wasserstein | Chi2 => Accumulator::Distribution(Distribution::default()),
+            Psi | Ks | Js | Wasserstein | Chi2 => Accumulator::Distribution(Box::default()),
             Adwin | PageHinkley => Accumulator::Values { n: 0, values: Vec::new() },
         }
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::action;
 use super::aggregate::Accumulator;
 use super::application::{Application, IDLE, Place};
-use super::chance::rejected;
+use super::chance::{Effort, rejected};
 use super::detail::Detail;
 use super::gauge::Summary;
 use super::lifecycle::{Change, Latest, Open, Resolution};
@@ -74,12 +74,11 @@ impl Application {
         let window = Window { start: end - input.window, end };
         let members: Vec<(SeriesKey, u32)> =
             self.bound[b].watched[o].inputs[0].iter().map(|(key, index)| (key.clone(), *index)).collect();
-        // The p-value that the most significant of so many series needs.
-        let level = input.false_alarm.map(|rate| rate / members.len().max(1) as f64);
+        let judged_by_chance = input.false_alarm.map(|rate| (rate, members.len()));
         let mut looks = Vec::with_capacity(members.len());
         for (key, index) in members {
             if self.series.get(index).first < end {
-                let (summary, merged) = self.look(&promised, input, index, window, level);
+                let (summary, merged) = self.look(&promised, input, index, window, judged_by_chance);
                 looks.push((key, index, summary, merged));
             }
         }
@@ -97,7 +96,7 @@ impl Application {
                 let shares = self.series.get(index).panes.shares(window.start, end);
                 self.evidence(&promised, &merged, &shares, &judged)
             });
-            self.emit(&promised, &key, judged.clone(), out);
+            self.emit(&promised, &key, &judged, out);
             self.change(place, &promised, &key, Holder::Series(index), judged, change, evidence, out);
             self.leave(input, index, &merged, window);
             self.drop_if_idle(place, index, end);
@@ -111,7 +110,7 @@ impl Application {
         input: &Input,
         index: u32,
         window: Window,
-        level: Option<f64>,
+        judged_by_chance: Option<(f64, usize)>,
     ) -> (Summary, Accumulator) {
         let series = self.series.touch(index);
         let closing = window.end - input.every;
@@ -123,11 +122,12 @@ impl Application {
         } else {
             series.panes.merged(window.start, window.end, &input.gauge)
         };
-        let level = level.map(|level| (level, seed(promised, &series.key, window.end)));
+        let effort = judged_by_chance
+            .map(|(rate, series_count)| Effort::new(rate, series_count, seed(promised, &series.key, window.end)));
         let summary = match (&series.memory, &input.baseline, &merged) {
-            (Some(memory), _, _) => memory.summary(input, &merged, window, level),
+            (Some(memory), _, _) => memory.summary(input, &merged, window, effort),
             (None, Some(baseline), Accumulator::Distribution(distribution)) => {
-                drifted(input, &baseline.distribution, distribution, baseline.file.clone(), level)
+                drifted(input, &baseline.distribution, distribution, baseline.file.clone(), effort)
             }
             (None, ..) => input.gauge.summary(&merged, window.start),
         };
@@ -214,7 +214,7 @@ impl Application {
             Evidence { window, indicator, counterfactual: None, contributors, detail: None }
         });
         let key = SeriesKey::default();
-        self.emit(&promised, &key, judged.clone(), out);
+        self.emit(&promised, &key, &judged, out);
         self.change(place, &promised, &key, Holder::Rule, judged, change, evidence, out);
         for (i, index) in members {
             self.drop_if_idle(Place { input: i as u16, ..place }, index, end);
@@ -253,7 +253,7 @@ impl Application {
         }
         let key = series.key.clone();
         if breached {
-            self.emit(&promised, &key, judged.clone(), out);
+            self.emit(&promised, &key, &judged, out);
         }
         let evidence = matches!(change, Some(Change::Opens { .. })).then(|| {
             let sum = value.as_number().unwrap_or_default();
@@ -307,7 +307,7 @@ impl Application {
         }
     }
 
-    fn emit(&self, promised: &std::sync::Arc<Promised>, key: &SeriesKey, judged: Judged, out: &mut Outputs) {
+    fn emit(&self, promised: &std::sync::Arc<Promised>, key: &SeriesKey, judged: &Judged, out: &mut Outputs) {
         out.counts.evaluated(judged.verdict);
         if !out.keep_evaluations {
             return;
@@ -316,11 +316,11 @@ impl Application {
             promised: promised.clone(),
             series: key.clone(),
             window: judged.window,
-            value: judged.value,
+            value: judged.value.clone(),
             samples: judged.samples,
             verdict: judged.verdict,
-            message: judged.message,
-            detail: judged.detail,
+            message: judged.message.clone(),
+            detail: judged.detail.clone(),
         }));
     }
 

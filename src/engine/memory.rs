@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::aggregate::{Accumulator, VALUES_MAX};
-use super::chance::p_value;
+use super::chance::{Effort, p_value};
 use super::chart::Chart;
 use super::detail::{Detail, Drift};
 use super::detector::{Adwin, PageHinkley};
@@ -112,8 +112,8 @@ impl Memory {
         }
     }
 
-    /// What a window comes to. `level` is given where drift is judged by its p-value.
-    pub fn summary(&self, input: &Input, merged: &Accumulator, window: Window, level: Option<(f64, u64)>) -> Summary {
+    /// What a window comes to. `effort` is given where drift is judged by its p-value.
+    pub fn summary(&self, input: &Input, merged: &Accumulator, window: Window, effort: Option<Effort>) -> Summary {
         let samples = merged.samples();
         match (self, merged) {
             (Memory::Newest(newest), _) => Summary::of(samples, Some(window.end.since(*newest).as_seconds())),
@@ -121,7 +121,7 @@ impl Memory {
                 if window.start < *until {
                     return Summary { fault: None, ..Summary::of(samples, None) };
                 }
-                drifted(input, baseline, distribution, format!("{from} to {until}"), level)
+                drifted(input, baseline, distribution, format!("{from} to {until}"), effort)
             }
             (Memory::Sliding { blocks }, Accumulator::Distribution(distribution)) => {
                 let span = match input.indicator.baseline {
@@ -132,7 +132,7 @@ impl Memory {
                 let from = window.start - span;
                 let inside = blocks.iter().filter(|(start, _)| *start + block_of(span) > from);
                 inside.for_each(|(_, block)| baseline.merge(block));
-                drifted(input, &baseline, distribution, format!("{from} to {}", window.start), level)
+                drifted(input, &baseline, distribution, format!("{from} to {}", window.start), effort)
             }
             (Memory::Adwin { detector, changes }, _) => found(merged, changes, window, detector.mean()),
             (Memory::PageHinkley { detector, changes }, _) => found(merged, changes, window, detector.mean()),
@@ -154,7 +154,7 @@ impl Memory {
                 let start = window.start.floor(block_of(span));
                 match blocks.back_mut() {
                     Some((at, block)) if *at == start => block.merge(distribution),
-                    _ => blocks.push_back((start, distribution.clone())),
+                    _ => blocks.push_back((start, (**distribution).clone())),
                 }
                 true
             }
@@ -203,7 +203,7 @@ pub fn drifted(
     baseline: &Distribution,
     window: &Distribution,
     from: String,
-    level: Option<(f64, u64)>,
+    effort: Option<Effort>,
 ) -> Summary {
     let samples = window.samples();
     if baseline.samples() < BASELINE_MIN {
@@ -214,7 +214,7 @@ pub fn drifted(
         Ok(None) => return Summary::of(samples, None),
         Err(fault) => return Summary { fault: Some(fault), ..Summary::of(samples, None) },
     };
-    let p_value = level.map(|(level, seed)| p_value(&comparison, level, seed));
+    let p_value = effort.map(|effort| p_value(&comparison, effort));
     let drift =
         Drift { expected: comparison.expected(), p_value, baseline_samples: baseline.samples(), baseline: from };
     Summary { p_value, detail: Some(Box::new(Detail::Drift(drift))), ..Summary::of(samples, Some(comparison.value())) }

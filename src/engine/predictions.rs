@@ -3,10 +3,11 @@
 //! What waits is bounded by event time (the join horizon) and in number. Every change is also
 //! logged, so that the store can keep it and a restart can read it back.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -158,10 +159,10 @@ impl Known {
 /// Inferences and feedback that wait for each other.
 #[derive(Debug, Default)]
 pub struct Joiner {
-    known: HashMap<u128, Known>,
+    known: FxHashMap<u128, Known>,
     /// In the order of arrival.
     order: VecDeque<(Timestamp, u128)>,
-    origins: HashMap<u128, Arc<Origin>>,
+    origins: FxHashMap<u128, Arc<Origin>>,
     /// Whether changes are logged.
     pub keep: bool,
     log: Vec<Entry>,

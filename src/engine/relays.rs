@@ -1,8 +1,9 @@
 //! Metrics that a report passes on from instances before its own (QoA4ML): they count only
 //! while the instance has not been heard from itself, and once.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
+use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3Default;
 
@@ -16,7 +17,7 @@ const COUNTED_MAX: usize = 200_000;
 pub struct Relays {
     /// When each instance (by id) last reported itself.
     pub heard: BTreeMap<Box<str>, Timestamp>,
-    counted: HashMap<u128, Timestamp>,
+    counted: FxHashMap<u128, Timestamp>,
     order: VecDeque<(Timestamp, u128)>,
     /// Whether changes are logged.
     pub keep: bool,

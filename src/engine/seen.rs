@@ -1,6 +1,8 @@
 //! Report ids that were seen: a report counts once within ten minutes of event time.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+
+use rustc_hash::FxHashMap;
 
 use crate::time::{Span, Timestamp};
 
@@ -10,7 +12,7 @@ pub const MEMORY: Span = Span::seconds(600);
 /// The ids of one application.
 #[derive(Debug, Default)]
 pub struct Seen {
-    ids: HashMap<u128, Timestamp>,
+    ids: FxHashMap<u128, Timestamp>,
     order: VecDeque<(Timestamp, u128)>,
     /// Whether fresh ids are kept for snapshots.
     pub keep: bool,

@@ -146,8 +146,8 @@ struct Wire<'a> {
     stage: Text<'a>,
     #[serde(borrow)]
     instance: Text<'a>,
-    #[serde(borrow, default)]
-    labels: Pairs<'a, LabelText<'a>>,
+    #[serde(borrow, default, deserialize_with = "labels")]
+    labels: Labels<'a>,
     #[serde(borrow, default)]
     metrics: Pairs<'a, Value<'a>>,
     #[serde(borrow, default)]
@@ -176,7 +176,7 @@ impl<'a> Wire<'a> {
             application: self.application,
             stage: self.stage,
             instance: self.instance,
-            labels: self.labels.0.into_iter().map(|(name, value)| (name, value.0)).collect::<Labels<'a>>(),
+            labels: self.labels,
             metrics: self.metrics.0,
             inference: self.inference,
             feedback: self.feedback,
@@ -307,7 +307,22 @@ fn is_attribute(name: &str) -> bool {
     dots > 0 && previous != b'.' && name.len() <= NAME_BYTES_MAX
 }
 
-/// A label's value; numbers and bools become their spelling.
+/// Labels as they are sent; values that are numbers and bools become their spelling.
+fn labels<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Labels<'a>, D::Error> {
+    let mut pairs: Pairs<'a, LabelText<'a>, Spelled<'a>> = Pairs::deserialize(deserializer)?;
+    Ok(std::mem::take(&mut pairs.0.0))
+}
+
+#[derive(Default)]
+struct Spelled<'a>(Labels<'a>);
+
+impl<'a> Extend<(Text<'a>, LabelText<'a>)> for Spelled<'a> {
+    fn extend<I: IntoIterator<Item = (Text<'a>, LabelText<'a>)>>(&mut self, pairs: I) {
+        pairs.into_iter().for_each(|(name, value)| self.0.push((name, value.0)));
+    }
+}
+
+/// A label's value.
 struct LabelText<'a>(Text<'a>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for LabelText<'a> {

@@ -2,6 +2,49 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::contract::{Aggregate, Indicator};
+
+/// The detector of an indicator.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Detector {
+    /// Of `adwin`.
+    Adwin(Adwin),
+    /// Of `page_hinkley`.
+    PageHinkley(PageHinkley),
+}
+
+impl Detector {
+    /// With the indicator's settings, river's where it states none.
+    pub fn new(indicator: &Indicator) -> Detector {
+        let (delta, lambda, alpha) = (indicator.delta, indicator.lambda, indicator.alpha);
+        match indicator.aggregate {
+            Aggregate::Adwin => Detector::Adwin(Adwin::new(delta.unwrap_or(0.002))),
+            _ => Detector::PageHinkley(PageHinkley::new(
+                delta.unwrap_or(0.005),
+                lambda.unwrap_or(50.0),
+                alpha.unwrap_or(1.0 - 0.0001),
+            )),
+        }
+    }
+
+    /// Takes in an observation; whether it shows a change.
+    pub fn update(&mut self, value: f64) -> bool {
+        match self {
+            Detector::Adwin(adwin) => adwin.update(value),
+            Detector::PageHinkley(test) => test.update(value),
+        }
+    }
+
+    /// The mean since the newest change.
+    pub fn mean(&self) -> f64 {
+        match self {
+            Detector::Adwin(adwin) => adwin.mean(),
+            Detector::PageHinkley(test) => test.mean(),
+        }
+    }
+}
+
 /// ADWIN: Bifet and Gavaldà, "Learning from time-changing data with adaptive windowing" (2007),
 /// section 3: ADWIN2 with exponential histograms. Settings and the order of operations are those of
 /// river's `drift.ADWIN`, so that both give the same results: clock 32, 5 buckets a row, parts of at

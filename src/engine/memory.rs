@@ -11,13 +11,13 @@ use super::aggregate::{Accumulator, VALUES_MAX};
 use super::chance::{Effort, p_value};
 use super::chart::Chart;
 use super::detail::{Detail, Drift};
-use super::detector::{Adwin, PageHinkley};
+use super::detector::Detector;
 use super::distribution::Distribution;
 use super::drift::Comparison;
 use super::gauge::Summary;
 use super::program::Input;
 use super::verdict::Window;
-use crate::contract::{Aggregate, Baseline};
+use crate::contract::Baseline;
 use crate::time::{Span, Timestamp};
 
 /// A sliding baseline moves on in steps of this part of its length.
@@ -43,19 +43,14 @@ pub enum Memory {
         /// Starts of blocks, and what the panes in them held.
         blocks: VecDeque<(Timestamp, Distribution)>,
     },
-    /// For `adwin`.
-    Adwin {
+    /// For `adwin` and `page_hinkley`.
+    Changes {
         /// The detector.
-        detector: Adwin,
+        detector: Detector,
         /// Times of changes that windows still look at.
         changes: VecDeque<Timestamp>,
-    },
-    /// For `page_hinkley`.
-    PageHinkley {
-        /// The detector.
-        detector: PageHinkley,
-        /// Times of changes that windows still look at.
-        changes: VecDeque<Timestamp>,
+        /// The newest pane that held more observations than are kept.
+        cut: Option<Timestamp>,
     },
     /// For `zscore` and `ewma`.
     Chart(Chart),
@@ -68,13 +63,8 @@ impl Memory {
     pub fn new(input: &Input, start: Timestamp) -> Option<Memory> {
         let indicator = &input.indicator;
         match (indicator.aggregate, &indicator.baseline) {
-            (Aggregate::Adwin, _) => {
-                Some(Memory::Adwin { detector: Adwin::new(indicator.delta.unwrap_or(0.002)), changes: VecDeque::new() })
-            }
-            (Aggregate::PageHinkley, _) => {
-                let (delta, lambda) = (indicator.delta.unwrap_or(0.005), indicator.lambda.unwrap_or(50.0));
-                let detector = PageHinkley::new(delta, lambda, indicator.alpha.unwrap_or(1.0 - 0.0001));
-                Some(Memory::PageHinkley { detector, changes: VecDeque::new() })
+            (aggregate, _) if aggregate.is_detector() => {
+                Some(Memory::Changes { detector: Detector::new(indicator), changes: VecDeque::new(), cut: None })
             }
             (aggregate, _) if aggregate.is_chart() => Some(Memory::Chart(Chart::new(start + input.every))),
             (_, Some(Baseline::First(span))) => {
@@ -94,12 +84,10 @@ impl Memory {
                 baseline.merge(distribution);
                 true
             }
-            (Memory::Adwin { detector, changes }, Accumulator::Values { values, .. }) => {
-                changes.retain(|at| *at >= window.start);
-                changes.extend(in_order(values).filter(|(_, value)| detector.update(*value)).map(|(at, _)| at));
-                true
-            }
-            (Memory::PageHinkley { detector, changes }, Accumulator::Values { values, .. }) => {
+            (Memory::Changes { detector, changes, cut }, Accumulator::Values { n, values }) => {
+                if *n > values.len() as u64 {
+                    *cut = Some(start);
+                }
                 changes.retain(|at| *at >= window.start);
                 changes.extend(in_order(values).filter(|(_, value)| detector.update(*value)).map(|(at, _)| at));
                 true
@@ -119,7 +107,7 @@ impl Memory {
             (Memory::Newest(newest), _) => Summary::of(samples, Some(window.end.since(*newest).as_seconds())),
             (Memory::First { from, until, baseline }, Accumulator::Distribution(distribution)) => {
                 if window.start < *until {
-                    return Summary { fault: None, ..Summary::of(samples, None) };
+                    return Summary::of(samples, None);
                 }
                 drifted(input, baseline, distribution, format!("{from} to {until}"), effort)
             }
@@ -134,8 +122,16 @@ impl Memory {
                 inside.for_each(|(_, block)| baseline.merge(block));
                 drifted(input, &baseline, distribution, format!("{from} to {}", window.start), effort)
             }
-            (Memory::Adwin { detector, changes }, _) => found(merged, changes, window, detector.mean()),
-            (Memory::PageHinkley { detector, changes }, _) => found(merged, changes, window, detector.mean()),
+            (Memory::Changes { .. }, _) if samples == 0 => Summary::of(0, None),
+            (Memory::Changes { detector, changes, cut }, _) => {
+                let inside = |at: &Timestamp| window.start <= *at && *at < window.end;
+                let at: Vec<Timestamp> = changes.iter().copied().filter(inside).collect();
+                let fault = cut
+                    .filter(|start| inside(start))
+                    .map(|_| format!("more than {VALUES_MAX} observations between two judgements; judge more often"));
+                let found = Summary::of(samples, Some(at.len() as f64));
+                Summary { fault, detail: Some(Box::new(Detail::Changes { at, mean: detector.mean() })), ..found }
+            }
             (Memory::Chart(chart), Accumulator::Sum { n, total }) if *n > 0 => {
                 chart.summary(&input.indicator, samples, total.value() / *n as f64, window)
             }
@@ -179,22 +175,6 @@ fn in_order(values: &[(i64, f64)]) -> impl Iterator<Item = (Timestamp, f64)> {
     let mut sorted = values.to_vec();
     sorted.sort_by_key(|(at, _)| *at);
     sorted.into_iter().map(|(at, value)| (Timestamp::from_micros(at), value))
-}
-
-fn found(merged: &Accumulator, changes: &VecDeque<Timestamp>, window: Window, mean: f64) -> Summary {
-    let samples = merged.samples();
-    if samples == 0 {
-        return Summary::of(0, None);
-    }
-    let at: Vec<Timestamp> = changes.iter().copied().filter(|at| *at >= window.start && *at < window.end).collect();
-    let fault = match merged {
-        Accumulator::Values { n, values } if *n > values.len() as u64 && values.len() == VALUES_MAX => {
-            Some(format!("more than {VALUES_MAX} observations between two judgements; judge more often"))
-        }
-        _ => None,
-    };
-    let number = Some(at.len() as f64);
-    Summary { fault, detail: Some(Box::new(Detail::Changes { at, mean })), ..Summary::of(samples, number) }
 }
 
 /// A window beside a baseline.

@@ -65,8 +65,6 @@ fn fold(series: &Array, pick: fn(FLOAT, FLOAT) -> FLOAT) -> Dynamic {
 #[derive(Clone, Default)]
 pub struct Policies {
     scripts: BTreeMap<String, AST>,
-    /// Source text by file name, kept with the contract's version.
-    pub sources: BTreeMap<String, String>,
 }
 
 /// What one input of a rule is.
@@ -214,8 +212,12 @@ fn as_dynamic(value: &impl Serialize) -> Dynamic {
 
 /// Compiles the scripts that a contract names and adds what is wrong to its findings.
 /// Returns the policies if the contract can still run. `read` brings a script's text, or says
-/// why it cannot.
-pub fn compile(loaded: &mut Loaded, read: impl Fn(&str) -> Result<String, String>) -> Option<Policies> {
+/// why it cannot; the texts are put into `files` by name.
+pub fn compile(
+    loaded: &mut Loaded,
+    read: impl Fn(&str) -> Result<String, String>,
+    files: &mut BTreeMap<String, String>,
+) -> Option<Policies> {
     let contract = loaded.contract.clone()?;
     let mut policies = Policies::default();
     for (pointer, policy, function, arguments) in references(&contract) {
@@ -224,7 +226,7 @@ pub fn compile(loaded: &mut Loaded, read: impl Fn(&str) -> Result<String, String
                 Ok(source) => match SANDBOX.compile(&source) {
                     Ok(script) => {
                         policies.scripts.insert(policy.to_owned(), script);
-                        policies.sources.insert(policy.to_owned(), source);
+                        files.insert(policy.to_owned(), source);
                     }
                     Err(error) => {
                         let position = error.position();

@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 use crate::time::Timestamp;
 
 mod native;
-mod qoa4ml;
+pub(crate) mod qoa4ml;
 
 pub use native::{MESSAGE_BYTES_MAX, decode, decode_all};
 

@@ -6,10 +6,9 @@
 mod trial;
 
 use proptest::prelude::*;
-use qualm::engine::{Engine, Limits, Output, Outputs};
-use qualm::report;
+use qualm::engine::{Engine, Limits, Output};
 use qualm::time::{Span, Timestamp};
-use trial::{Kept, START, Trial, given, given_script, program};
+use trial::{START, Trial, given, given_script};
 
 const MEAN: &str =
     "  objectives:\n    - {name: o, indicator: {attribute: x.y, aggregate: mean, window: 10s}, target: {max: 1}";
@@ -290,31 +289,21 @@ proptest! {
         steps in prop::collection::vec((0u32..400, 0u32..80, 0u32..4, prop::bool::weighted(0.15)), 1..80)
     ) {
         let limits = Limits { lateness: Span::seconds(3), snapshots: true, ..Limits::default() };
-        let run = |restarts: bool| {
-            let mut engine = Engine::new(limits);
-            let mut out = Outputs::default();
-            engine.set_contract(program(MANY, MANY_SCRIPT), &mut out);
-            let mut kept = Kept::default();
-            let mut at = 0.0;
-            for (tenths, back, device, restart) in &steps {
-                // Mostly small steps; rarely a gap.
-                at += if *tenths > 390 { 45.0 } else { f64::from(tenths % 20) / 10.0 };
-                let time = START + (at - f64::from(*back) / 20.0).max(0.0);
-                let value = f64::from(tenths % 5) / 2.0;
-                let text = format!(
-                    "{{\"id\":\"r{}\",\"time\":{time},\"application\":\"shop\",\"stage\":\"s\",\"instance\":\"i{device}\",\
-                     \"labels\":{{\"device\":\"{device}\"}},\"metrics\":{{\"x.y\":{value}}}}}",
-                    tenths % 97
-                );
-                report::decode(text.as_bytes(), |_, decoded| engine.observe(&decoded.unwrap(), &mut out));
-                if restarts && *restart {
-                    kept.keep(engine.snapshot());
-                    engine = kept.restart(limits, MANY, MANY_SCRIPT);
-                }
-            }
-            engine.finish(&mut out);
-            out.list.iter().map(|output| output.to_json().unwrap()).collect::<Vec<_>>()
-        };
+        let mut at = 0.0;
+        let mut texts = Vec::new();
+        for (tenths, back, device, restart) in &steps {
+            // Mostly small steps; rarely a gap.
+            at += if *tenths > 390 { 45.0 } else { f64::from(tenths % 20) / 10.0 };
+            let time = START + (at - f64::from(*back) / 20.0).max(0.0);
+            let value = f64::from(tenths % 5) / 2.0;
+            let text = format!(
+                "{{\"id\":\"r{}\",\"time\":{time},\"application\":\"shop\",\"stage\":\"s\",\"instance\":\"i{device}\",\
+                 \"labels\":{{\"device\":\"{device}\"}},\"metrics\":{{\"x.y\":{value}}}}}",
+                tenths % 97
+            );
+            texts.push((text, *restart));
+        }
+        let run = |restarts| trial::outputs_of(limits, (MANY, MANY_SCRIPT), &texts, restarts);
         let (cut, whole) = (run(true), run(false));
         for (cut, whole) in cut.iter().zip(&whole) {
             prop_assert_eq!(cut, whole);

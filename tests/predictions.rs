@@ -12,7 +12,7 @@ use qualm::engine::{Engine, Graph, Limits, Output, Outputs, Program};
 use qualm::report;
 use qualm::time::Span;
 use serde_json::{Value as Json, json};
-use trial::{Kept, START, Trial, given, program};
+use trial::{START, Trial, given};
 
 fn indicator(text: &str) -> String {
     format!("  objectives:\n    - {{name: o, indicator: {{{text}}}, target: {{min: 0}}}}")
@@ -266,6 +266,16 @@ fn a_baseline_is_learned_first_then_windows_are_compared_with_it() {
 }
 
 #[test]
+fn more_observations_than_a_detector_keeps_are_an_error() {
+    let mut trial = given(&indicator("attribute: x.y, aggregate: adwin, window: 10s"));
+    for number in 0..=100_000u32 {
+        trial.x(f64::from(number) / 20_000.0, 1.0);
+    }
+    trial.x(11.0, 1.0);
+    assert_eq!(trial.advance(20.0).then(), ["10 error 0.0", "20 met 0.0"]);
+}
+
+#[test]
 fn drift_shows_what_chance_would_make_it_and_false_alarms_are_kept_over_all_series() {
     // 20 series from one distribution, 200 windows: a window end at which chance raises an
     // alarm in any series comes at most once in ten.
@@ -514,37 +524,27 @@ proptest! {
         steps in prop::collection::vec((0u32..200, 0u32..60, 0u32..3, prop::bool::weighted(0.1)), 40..160)
     ) {
         let limits = Limits { lateness: Span::seconds(3), join_horizon: Span::seconds(30), snapshots: true, ..Limits::default() };
-        let run = |restarts: bool| {
-            let mut engine = Engine::new(limits);
-            let mut out = Outputs::default();
-            engine.set_contract(program(ALL, ALL_SCRIPT), &mut out);
-            let mut kept = Kept::default();
-            let mut at = 0.0;
-            for (number, (tenths, back, device, restart)) in steps.iter().enumerate() {
-                at += f64::from(tenths % 20) / 10.0;
-                let time = START + (at - f64::from(*back) / 20.0).max(0.0);
-                let value = f64::from(tenths % 7) + at / 50.0;
-                // Feedback for an inference nearby, before or after it; some never, some twice.
-                let (inference, answered) = (number / 2, (number + *tenths as usize % 9) / 2);
-                let id = if tenths % 13 == 0 { 1 } else { number };
-                let text = format!(
-                    "{{\"id\":\"r{id}\",\"time\":{time},\"application\":\"shop\",\"stage\":\"s\",\"instance\":\"i{device}\",\
-                     \"labels\":{{\"device\":\"{device}\"}},\"metrics\":{{\"x.y\":{value}}},\
-                     \"inference\":{{\"id\":\"{inference}\",\"prediction\":\"{}\"}},\
-                     \"feedback\":[{{\"inference\":\"{answered}\",\"label\":\"{}\"}}]}}",
-                    ["x", "y", "z"][*tenths as usize % 3], ["x", "y"][*back as usize % 2],
-                );
-                let relay = qoa4ml(["p", "q"][number % 2], at, &[("gateway", "gw", at, value), ("pre", ["p", "q"][number % 2], at, value)]);
-                let text = if number % 5 == 0 { relay } else { text };
-                report::decode(text.as_bytes(), |_, decoded| engine.observe(&decoded.unwrap(), &mut out));
-                if restarts && *restart {
-                    kept.keep(engine.snapshot());
-                    engine = kept.restart(limits, ALL, ALL_SCRIPT);
-                }
-            }
-            engine.finish(&mut out);
-            out.list.iter().map(|output| output.to_json().unwrap()).collect::<Vec<_>>()
-        };
+        let mut at = 0.0;
+        let mut texts = Vec::new();
+        for (number, (tenths, back, device, restart)) in steps.iter().enumerate() {
+            at += f64::from(tenths % 20) / 10.0;
+            let time = START + (at - f64::from(*back) / 20.0).max(0.0);
+            let value = f64::from(tenths % 7) + at / 50.0;
+            // Feedback for an inference nearby, before or after it; some never, some twice.
+            let (inference, answered) = (number / 2, (number + *tenths as usize % 9) / 2);
+            let id = if tenths % 13 == 0 { 1 } else { number };
+            let text = format!(
+                "{{\"id\":\"r{id}\",\"time\":{time},\"application\":\"shop\",\"stage\":\"s\",\"instance\":\"i{device}\",\
+                 \"labels\":{{\"device\":\"{device}\"}},\"metrics\":{{\"x.y\":{value}}},\
+                 \"inference\":{{\"id\":\"{inference}\",\"prediction\":\"{}\"}},\
+                 \"feedback\":[{{\"inference\":\"{answered}\",\"label\":\"{}\"}}]}}",
+                ["x", "y", "z"][*tenths as usize % 3], ["x", "y"][*back as usize % 2],
+            );
+            let relay = qoa4ml(["p", "q"][number % 2], at, &[("gateway", "gw", at, value), ("pre", ["p", "q"][number % 2], at, value)]);
+            let text = if number % 5 == 0 { relay } else { text };
+            texts.push((text, *restart));
+        }
+        let run = |restarts| trial::outputs_of(limits, (ALL, ALL_SCRIPT), &texts, restarts);
         let (cut, whole) = (run(true), run(false));
         for (cut, whole) in cut.iter().zip(&whole) {
             prop_assert_eq!(cut, whole);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::distribution::{Distribution, quantile};
+use super::distribution::{Distribution, deciles};
 use super::memory::Memory;
 use super::predictions::Predicted;
 use crate::contract::PREDICTION;
@@ -47,7 +47,6 @@ impl BaselineSummary {
     pub fn of(distribution: &Distribution) -> BaselineSummary {
         let moments = &distribution.numbers.moments;
         let sorted = distribution.numbers.weighted();
-        let deciles = (1..10).map(|tenth| quantile(&sorted, f64::from(tenth) / 10.0));
         let mut categories: Vec<(String, u64)> =
             distribution.categories.iter().map(|(name, count)| (name.to_string(), *count)).collect();
         categories.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
@@ -58,7 +57,7 @@ impl BaselineSummary {
             samples: distribution.samples(),
             mean: (moments.n > 0).then_some(moments.mean),
             deviation: moments.deviation(),
-            deciles: if sorted.is_empty() { Vec::new() } else { deciles.collect() },
+            deciles: if sorted.is_empty() { Vec::new() } else { deciles(&sorted) },
             categories,
         }
     }

@@ -170,6 +170,11 @@ pub fn quantile(sorted: &[(f64, u64)], share: f64) -> f64 {
     f64::NAN
 }
 
+/// The deciles of a sorted sample, from the first to the ninth.
+pub fn deciles(sorted: &[(f64, u64)]) -> Vec<f64> {
+    (1..10).map(|tenth| quantile(sorted, f64::from(tenth) / 10.0)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,7 +9,7 @@
 
 use statrs::function::gamma::ln_gamma;
 
-use super::distribution::{Distribution, quantile};
+use super::distribution::{Distribution, deciles};
 use crate::contract::Aggregate;
 
 /// Shares of bins are at least this, so that PSI stays finite.
@@ -201,7 +201,7 @@ fn together(baseline: &[(f64, u64)], window: &[(f64, u64)]) -> Vec<(f64, u64, u6
 
 fn binned(baseline: &Distribution, window: &Distribution) -> Vec<(u64, u64)> {
     let sorted = baseline.numbers.weighted();
-    let mut cuts: Vec<f64> = (1..10).map(|tenth| quantile(&sorted, f64::from(tenth) / 10.0)).collect();
+    let mut cuts = deciles(&sorted);
     cuts.dedup();
     let mut counts = vec![(0, 0); cuts.len() + 1];
     let bin = |value: f64| cuts.partition_point(|cut| *cut <= value);

@@ -72,8 +72,7 @@ impl Application {
             return;
         };
         let window = Window { start: end - input.window, end };
-        let members: Vec<(SeriesKey, u32)> =
-            self.bound[b].watched[o].inputs[0].iter().map(|(key, index)| (key.clone(), *index)).collect();
+        let members = self.members(place);
         let judged_by_chance = input.false_alarm.map(|rate| (rate, members.len()));
         let mut looks = Vec::with_capacity(members.len());
         for (key, index) in members {
@@ -101,6 +100,12 @@ impl Application {
             self.leave(input, index, &merged, window);
             self.drop_if_idle(place, index, end);
         }
+    }
+
+    /// The series of an input.
+    fn members(&self, place: Place) -> Vec<(SeriesKey, u32)> {
+        let watched = &self.bound[usize::from(place.bound)].watched[usize::from(place.objective)];
+        watched.inputs[usize::from(place.input)].iter().map(|(key, index)| (key.clone(), *index)).collect()
     }
 
     /// What a window of a series comes to, and its accumulator. Takes in the pane that has just closed.
@@ -156,8 +161,7 @@ impl Application {
         for (i, input) in promised.inputs.iter().enumerate() {
             longest = longest.max(input.window);
             let mut series = Vec::new();
-            let known = self.bound[b].watched[o].inputs[i].iter().map(|(key, index)| (key.clone(), *index));
-            for (key, index) in known.collect::<Vec<_>>() {
+            for (key, index) in self.members(Place { input: i as u16, ..place }) {
                 members.push((i, index));
                 let window = Window { start: end - input.window, end };
                 let (summary, merged) = self.look(&promised, input, index, window, None);

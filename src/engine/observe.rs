@@ -7,9 +7,10 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::application::Application;
 use super::gauge::Observed;
 use super::graph;
+use super::pane::SourceId;
 use super::predictions::{Joined, Met, Pair, Predicted};
 use super::program::Feed;
-use super::route::{self, Route};
+use super::route::{self, Route, Target};
 use super::{Limits, Outputs};
 use crate::report::{Dimensions, Relayed, Report, Text, Value};
 use crate::time::Timestamp;
@@ -85,13 +86,9 @@ impl Application {
         out: &mut Outputs,
     ) {
         let source = route.source;
-        let Some(targets) = route.targets(attribute) else { return };
-        out.counts.observations += 1;
-        let mut late = false;
-        for target in targets {
-            late |= !self.count(target, source, time, &Observed::Value(value), limits, out);
+        if let Some(targets) = route.targets(attribute) {
+            self.count_all(targets, source, time, &Observed::Value(value), limits, out);
         }
-        out.counts.late += u64::from(late);
     }
 
     fn count_own(
@@ -104,7 +101,21 @@ impl Application {
         out: &mut Outputs,
     ) {
         let source = route.source;
-        let Some(targets) = route.own(feed) else { return };
+        if let Some(targets) = route.own(feed) {
+            self.count_all(targets, source, time, observed, limits, out);
+        }
+    }
+
+    /// Counts one observation for every series that it belongs to.
+    fn count_all(
+        &mut self,
+        targets: &mut [Target],
+        source: SourceId,
+        time: Timestamp,
+        observed: &Observed<'_>,
+        limits: &Limits,
+        out: &mut Outputs,
+    ) {
         out.counts.observations += 1;
         let mut late = false;
         for target in targets {

@@ -3,8 +3,8 @@
 //! What waits is bounded by event time (the join horizon) and in number. Every change is also
 //! logged, so that the store can keep it and a restart can read it back.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::fmt;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -82,21 +82,14 @@ impl Pair<'_> {
 
     /// Truth and prediction as names of classes; numbers by their spelling.
     pub fn with_classes<R>(&self, then: impl FnOnce(&str, &str) -> R) -> R {
-        let predicted = self.predicted.value();
-        let name = |value: &Value<'_>, room: &mut String| -> fmt::Result {
-            if !matches!(value, Value::Text(_)) {
-                fmt::Write::write_fmt(room, format_args!("{value}"))?;
-            }
-            Ok(())
-        };
-        let (mut truth_room, mut predicted_room) = (String::new(), String::new());
-        let written = name(self.truth, &mut truth_room).and(name(&predicted, &mut predicted_room));
-        debug_assert!(written.is_ok(), "writing into a string does not fail");
-        let text = |value: &Value<'_>| if let Value::Text(text) = value { Some(text.to_string()) } else { None };
-        match (self.truth, &predicted) {
-            (Value::Text(truth), Value::Text(predicted)) => then(truth, predicted),
-            (truth, predicted) => then(&text(truth).unwrap_or(truth_room), &text(predicted).unwrap_or(predicted_room)),
-        }
+        then(&class_name(self.truth), &class_name(&self.predicted.value()))
+    }
+}
+
+fn class_name<'v>(value: &'v Value<'_>) -> Cow<'v, str> {
+    match value {
+        Value::Text(text) => Cow::Borrowed(text),
+        other => Cow::Owned(other.to_string()),
     }
 }
 

@@ -115,17 +115,17 @@ impl Program {
     /// Compiles what a contract names, and adds what is wrong to its findings. None if it cannot
     /// run. `read` brings the text of a script, baseline or schema, or says why it cannot.
     pub fn compile(loaded: &mut Loaded, read: impl Fn(&str) -> Result<String, String>) -> Option<Program> {
-        let policies = policy::compile(loaded, &read);
+        let mut files = BTreeMap::new();
+        let policies = policy::compile(loaded, &read, &mut files);
         let contract = loaded.contract.clone()?;
-        let mut files = policies.as_ref().map(|policies| policies.sources.clone()).unwrap_or_default();
-        let mut baselines = BTreeMap::new();
+        let (mut parsed, mut baselines) = (BTreeMap::new(), BTreeMap::new());
         for (pointer, indicator) in contract.indicators() {
             if let Some(Baseline::File(file)) = &indicator.baseline {
-                match read_baseline(file, &indicator.attribute, &read) {
-                    Ok((text, baseline)) => {
-                        files.insert(file.clone(), text);
-                        baselines.insert((file.clone(), indicator.attribute.clone()), baseline);
-                    }
+                // Several indicators may name one file.
+                let baseline = parsed.entry(file).or_insert_with(|| read_baseline(file, &read, &mut files));
+                let found = baseline.as_ref().map_err(Clone::clone);
+                match found.and_then(|baseline| of_attribute(file, baseline, &indicator.attribute)) {
+                    Ok(baseline) => drop(baselines.insert((file.clone(), indicator.attribute.clone()), baseline)),
                     Err((message, hint)) => {
                         loaded.find(Level::Error, &format!("{pointer}/baseline/file"), message, Some(hint));
                     }
@@ -248,19 +248,26 @@ pub fn derived_id(parent: Uuid, name: &str) -> Uuid {
 
 type Baselines = BTreeMap<(String, String), FileBaseline>;
 
+/// A message and a hint.
+type Fault = (String, String);
+
 fn read_baseline(
     file: &str,
-    attribute: &str,
     read: &impl Fn(&str) -> Result<String, String>,
-) -> Result<(String, FileBaseline), (String, String)> {
+    files: &mut BTreeMap<String, String>,
+) -> Result<BaselineFile, Fault> {
     let hint = || "make it with `qualm baseline --from reports.ndjson`".to_owned();
     let text = read(file).map_err(|message| (message, hint()))?;
     let parsed = BaselineFile::read(&text).map_err(|error| (format!("{file} is not a baseline: {error}"), hint()))?;
-    let known = || parsed.attributes.keys().cloned().collect::<Vec<_>>().join(", ");
-    let found = parsed.attributes.get(attribute);
-    let distribution =
-        found.ok_or_else(|| (format!("{file} holds no attribute `{attribute}`"), format!("it holds: {}", known())))?;
-    Ok((text, FileBaseline { file: file.to_owned(), distribution: Arc::new(distribution.clone()) }))
+    files.insert(file.to_owned(), text);
+    Ok(parsed)
+}
+
+fn of_attribute(file: &str, baseline: &BaselineFile, attribute: &str) -> Result<FileBaseline, Fault> {
+    let known = || baseline.attributes.keys().cloned().collect::<Vec<_>>().join(", ");
+    let missing = || (format!("{file} holds no attribute `{attribute}`"), format!("it holds: {}", known()));
+    let distribution = baseline.attributes.get(attribute).ok_or_else(missing)?;
+    Ok(FileBaseline { file: file.to_owned(), distribution: Arc::new(distribution.clone()) })
 }
 
 fn read_schema(

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value as Json, json};
 
 use super::{Document, Imported, Objective, plain};
+use crate::report::qoa4ml::{category_of, scale};
 
 /// The window of aggregates; QoA4ML states none.
 const WINDOW: &str = "1m";
@@ -127,7 +128,7 @@ impl Draft {
         let operator = constraint["condition"]["operator"].as_str().unwrap_or_default();
         let Some(target) = self.target(&what, operator, &constraint["condition"]["value"], scale) else { return };
         self.windows = true;
-        let attribute = format!("{}.{}", of_category(category, name), plain(name));
+        let attribute = format!("{}.{}", category_of(category, name), plain(name));
         let indicator = json!({"attribute": attribute, "aggregate": aggregate, "window": WINDOW});
         let name = format!("{category}-{name}");
         self.contract.add(Objective { name, indicator: Some(indicator), target: Some(target), rule: None });
@@ -190,20 +191,5 @@ impl Draft {
             self.note(format!("{what}: condition {operator:?} {value} has no equivalent"));
         }
         found
-    }
-}
-
-/// Where Qualm's decoder of QoA4ML reports puts a metric.
-fn of_category<'a>(category: &'a str, metric: &str) -> &'a str {
-    let of_models = ["accuracy", "auc", "confidence", "mse", "precision", "recall"].contains(&metric);
-    if category == "service" && of_models { "ml" } else { category }
-}
-
-/// What a value in this unit is multiplied by.
-fn scale(unit: Option<&str>) -> f64 {
-    match unit.map(str::to_ascii_lowercase).as_deref() {
-        Some("percentage" | "percent" | "%") => 0.01,
-        Some("ms" | "millisecond" | "milliseconds") => 0.001,
-        _ => 1.0,
     }
 }

@@ -287,12 +287,7 @@ impl<'a> Wire<'a> {
 /// a number, `responseTime` as `response_time`; all else is not a quality and is passed over.
 fn add<'a>(part: &mut Part<'a>, category: &str, name: &str, metric: &Metric) -> Result<(), Refusal> {
     let plain = plain(name);
-    let category = if OF_MODELS.contains(&plain.as_str()) && category == "service" { "ml" } else { category };
-    let scale = match metric.unit.as_deref().map(str::to_ascii_lowercase).as_deref() {
-        Some("ms" | "millisecond" | "milliseconds") => 1e-3,
-        Some("%" | "percent" | "percentage") => 1e-2,
-        _ => 1.0,
-    };
+    let (category, scale) = (category_of(category, &plain), scale(metric.unit.as_deref()));
     let mut push = |attribute: String, value: Value<'a>| part.metrics.push((Text(Cow::Owned(attribute)), value));
     for record in &metric.records {
         match record {
@@ -324,6 +319,20 @@ fn add<'a>(part: &mut Part<'a>, category: &str, name: &str, metric: &Metric) -> 
         }
     }
     Ok(())
+}
+
+/// The category of a metric: clients report qualities of models as metrics of the service.
+pub(crate) fn category_of<'a>(category: &'a str, metric: &str) -> &'a str {
+    if category == "service" && OF_MODELS.contains(&metric) { "ml" } else { category }
+}
+
+/// What a value in this unit is multiplied by: milliseconds become seconds, percentages ratios.
+pub(crate) fn scale(unit: Option<&str>) -> f64 {
+    match unit.map(str::to_ascii_lowercase).as_deref() {
+        Some("ms" | "millisecond" | "milliseconds") => 1e-3,
+        Some("%" | "percent" | "percentage") => 1e-2,
+        _ => 1.0,
+    }
 }
 
 /// A name as part of an attribute's name.

@@ -168,3 +168,26 @@ impl Kept {
         engine
     }
 }
+
+/// The outputs of a stream of reports, each with whether a restart comes after it; without the
+/// restarts unless `restarts`.
+pub fn outputs_of(
+    limits: Limits,
+    (spec, script): (&str, &'static str),
+    steps: &[(String, bool)],
+    restarts: bool,
+) -> Vec<String> {
+    let mut engine = Engine::new(limits);
+    let mut out = Outputs::default();
+    engine.set_contract(program(spec, script), &mut out);
+    let mut kept = Kept::default();
+    for (text, restart) in steps {
+        report::decode(text.as_bytes(), |_, decoded| engine.observe(&decoded.unwrap(), &mut out));
+        if restarts && *restart {
+            kept.keep(engine.snapshot());
+            engine = kept.restart(limits, spec, script);
+        }
+    }
+    engine.finish(&mut out);
+    out.list.iter().map(|output| output.to_json().unwrap()).collect()
+}

@@ -13,6 +13,7 @@ use crate::engine::Program;
 use crate::policy;
 
 mod baseline;
+mod bench;
 mod check;
 mod demo;
 mod explain;
@@ -47,6 +48,8 @@ enum Command {
     Report(report::Arguments),
     Schema(schema::Arguments),
     Demo(demo::Arguments),
+    #[command(hide = true)]
+    Bench(bench::Arguments),
 }
 
 /// How results are printed.
@@ -79,6 +82,7 @@ pub fn main() -> ExitCode {
         Command::Baseline(arguments) => baseline::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),
         Command::Schema(arguments) => schema::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
     };
     match result {
         Ok(Outcome::Fine) => ExitCode::SUCCESS,

@@ -56,6 +56,7 @@ pub use graph::Graph;
 pub use lifecycle::Open;
 pub use lifecycle::{Latest, Lifecycle, Phase, Resolution};
 pub use program::{Feed, Program, Promised, derived_id};
+use route::Lanes;
 pub use seen::{MEMORY as ID_MEMORY, Seen};
 pub use snapshot::{ApplicationRow, IdRow, JoinRow, PaneRow, SeriesRow, Snapshot};
 pub use verdict::{
@@ -97,7 +98,9 @@ impl Default for Limits {
 pub struct Engine {
     limits: Limits,
     programs: BTreeMap<String, Arc<Program>>,
-    applications: FxHashMap<u128, Application>,
+    /// By digest of tenant and name, where an application stands.
+    places: FxHashMap<u128, u32>,
+    applications: Vec<Application>,
     ids: usize,
     pending: usize,
 }
@@ -191,26 +194,47 @@ impl Default for Outputs {
 }
 
 fn digest(tenant: &str, application: &str) -> u128 {
-    let mut hasher = xxhash_rust::xxh3::Xxh3Default::new();
-    hasher.update(tenant.as_bytes());
-    hasher.update(&[0]);
-    hasher.update(application.as_bytes());
-    hasher.digest128()
+    route::digest_of([tenant, application].into_iter())
 }
 
 impl Engine {
     /// An engine without contracts.
     pub fn new(limits: Limits) -> Engine {
-        Engine { limits, programs: BTreeMap::new(), applications: FxHashMap::default(), ids: 0, pending: 0 }
+        Engine {
+            limits,
+            programs: BTreeMap::new(),
+            places: FxHashMap::default(),
+            applications: Vec::new(),
+            ids: 0,
+            pending: 0,
+        }
     }
 
     /// Takes in a report.
     pub fn observe(&mut self, report: &Report<'_>, out: &mut Outputs) {
+        let place = self.places.get(&digest(&report.tenant, &report.application)).copied();
+        self.observe_at(place, report, out);
+    }
+
+    /// Takes in reports, those of one application after the other, each application's in their
+    /// order: its state is at hand then. What comes out is what [`Engine::observe`] gives, in
+    /// another order of applications.
+    pub fn observe_all(&mut self, reports: &[Report<'_>], out: &mut Outputs) {
+        let place = |report: &Report<'_>| self.places.get(&digest(&report.tenant, &report.application)).copied();
+        let mut order: Vec<(Option<u32>, u32)> = reports.iter().map(place).zip(0..).collect();
+        order.sort_unstable();
+        for (place, index) in order {
+            self.observe_at(place, &reports[index as usize], out);
+        }
+    }
+
+    fn observe_at(&mut self, place: Option<u32>, report: &Report<'_>, out: &mut Outputs) {
         out.counts.reports += 1;
-        let Some(application) = self.applications.get_mut(&digest(&report.tenant, &report.application)) else {
+        let Some(place) = place else {
             out.counts.unwatched += 1;
             return;
         };
+        let application = &mut self.applications[place as usize];
         let (ids, pending) = (application.seen.count(), application.joiner.len());
         application.observe(report, &self.limits, out);
         self.ids = self.ids + application.seen.count() - ids;
@@ -226,34 +250,44 @@ impl Engine {
         }
     }
 
+    fn application(&self, tenant: &str, application: &str) -> Option<&Application> {
+        self.places.get(&digest(tenant, application)).map(|place| &self.applications[*place as usize])
+    }
+
+    fn application_mut(&mut self, tenant: &str, application: &str) -> Option<&mut Application> {
+        self.places.get(&digest(tenant, application)).map(|place| &mut self.applications[*place as usize])
+    }
+
     /// Moves the clock of one application on and judges what becomes due.
     pub fn advance(&mut self, tenant: &str, application: &str, clock: Timestamp, out: &mut Outputs) {
-        if let Some(application) = self.applications.get_mut(&digest(tenant, application)) {
-            application.advance(clock, self.limits.lateness, out);
+        let lateness = self.limits.lateness;
+        if let Some(application) = self.application_mut(tenant, application) {
+            application.advance(clock, lateness, out);
         }
     }
 
     /// Advances every application until each window that holds data has closed.
     pub fn finish(&mut self, out: &mut Outputs) {
-        for key in self.names() {
-            if let Some(application) = self.applications.get_mut(&digest(&key.0, &key.1))
+        let lateness = self.limits.lateness;
+        for (tenant, name) in self.names() {
+            if let Some(application) = self.application_mut(&tenant, &name)
                 && let Some(end) = application.last_end()
             {
-                application.advance(end + self.limits.lateness, self.limits.lateness, out);
+                application.advance(end + lateness, lateness, out);
             }
         }
     }
 
     /// Tenant and name of all applications, in order.
     pub fn names(&self) -> Vec<(Arc<str>, Arc<str>)> {
-        let mut names: Vec<_> = self.applications.values().map(|a| (a.tenant.clone(), a.name.clone())).collect();
+        let mut names: Vec<_> = self.applications.iter().map(|a| (a.tenant.clone(), a.name.clone())).collect();
         names.sort();
         names
     }
 
     /// The clock of an application, and the clock at which something becomes due.
     pub fn due(&self, tenant: &str, application: &str) -> Option<(Timestamp, Option<Timestamp>)> {
-        let application = self.applications.get(&digest(tenant, application))?;
+        let application = self.application(tenant, application)?;
         Some((application.clock, application.next_due.map(|due| due + self.limits.lateness)))
     }
 
@@ -264,7 +298,7 @@ impl Engine {
 
     /// How many series there are.
     pub fn series(&self) -> usize {
-        self.applications.values().map(|application| application.series.live).sum()
+        self.applications.iter().map(|application| application.series.live).sum()
     }
 
     /// Puts a contract into force, or a new version of it. Panes and violations of unchanged
@@ -275,10 +309,11 @@ impl Engine {
         if let Some(old) = old.filter(|old| old.contract.spec.scope != program.contract.spec.scope) {
             self.unbind(&old, out);
         }
-        let application = self
-            .applications
-            .entry(digest(&scope.tenant, &scope.application))
-            .or_insert_with(|| Application::new(scope.tenant.as_str().into(), scope.application.as_str().into()));
+        let place = *self.places.entry(digest(&scope.tenant, &scope.application)).or_insert_with(|| {
+            self.applications.push(Application::new(scope.tenant.as_str().into(), scope.application.as_str().into()));
+            self.applications.len() as u32 - 1
+        });
+        let application = &mut self.applications[place as usize];
         application.seen.keep = self.limits.snapshots;
         application.series.keep = self.limits.snapshots;
         application.joiner.keep = self.limits.snapshots;
@@ -295,7 +330,7 @@ impl Engine {
 
     fn unbind(&mut self, program: &Program, out: &mut Outputs) {
         let scope = &program.contract.spec.scope;
-        if let Some(application) = self.applications.get_mut(&digest(&scope.tenant, &scope.application)) {
+        if let Some(application) = self.application_mut(&scope.tenant, &scope.application) {
             application.unbind(program.name(), out);
         }
     }
@@ -363,6 +398,7 @@ impl Application {
                 }
             }
         }
+        self.lanes = Lanes::of(&self.bound);
         let mut inputs = self.bound.iter().flat_map(|bound| &bound.watched).flat_map(|w| &w.promised.inputs);
         self.joins = inputs.any(|input| matches!(input.feed, Feed::Joined | Feed::Coverage));
         self.next_due = self.find_next_due();

@@ -20,6 +20,7 @@ pub mod catalog;
 pub mod dispatch;
 pub mod http;
 // Putting it together.
+pub mod load;
 pub mod config;
 pub mod service;
 pub mod cli;

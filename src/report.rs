@@ -8,22 +8,23 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
 
-use serde::de::{self, Visitor};
+use serde::de::{self, DeserializeSeed, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
-use smallvec::SmallVec;
 
 use crate::time::Timestamp;
 
+mod batch;
 mod native;
 pub(crate) mod qoa4ml;
 
+pub use batch::{Batch, decode_ahead};
 pub use native::{MESSAGE_BYTES_MAX, decode, decode_all};
 
 /// The JSON Schema of the native report, as `qualm schema report` prints it.
 pub const SCHEMA: &str = include_str!("report/schema.json");
 
 /// One message from one instance of one stage of one application, at one event time.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Report<'a> {
     /// 128-bit digest of the report's id, or of its bytes when it has none.
     pub digest: u128,
@@ -73,9 +74,9 @@ pub struct Relayed<'a> {
 }
 
 /// Labels of a report: (name, value).
-pub type Labels<'a> = SmallVec<[(Text<'a>, Text<'a>); 8]>;
+pub type Labels<'a> = Vec<(Text<'a>, Text<'a>)>;
 /// Observations of a report: (attribute, value).
-pub type Metrics<'a> = SmallVec<[(Text<'a>, Value<'a>); 8]>;
+pub type Metrics<'a> = Vec<(Text<'a>, Value<'a>)>;
 
 impl Report<'_> {
     /// Stage, instance and labels.
@@ -267,7 +268,7 @@ pub struct Feedback<'a> {
 }
 
 /// Text that borrows from the message where it can (where it holds no escapes).
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
 #[serde(transparent)]
 pub struct Text<'a>(pub Cow<'a, str>);
 
@@ -322,38 +323,46 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     }
 }
 
-/// A JSON object as pairs in the order sent, in a collection of them.
-pub(crate) struct Pairs<'a, V, C = SmallVec<[(Text<'a>, V); 8]>>(pub C, PhantomData<(&'a (), V)>);
+/// A JSON object as pairs in the order sent.
+pub(crate) struct Pairs<'a, V>(pub Vec<(Text<'a>, V)>);
 
-impl<V, C: Default> Default for Pairs<'_, V, C> {
+impl<V> Default for Pairs<'_, V> {
     fn default() -> Self {
-        Pairs(C::default(), PhantomData)
+        Pairs(Vec::new())
     }
 }
 
-impl<'de: 'a, 'a, V, C> Deserialize<'de> for Pairs<'a, V, C>
-where
-    V: Deserialize<'de>,
-    C: Default + Extend<(Text<'a>, V)>,
-{
+impl<'de: 'a, 'a, V: Deserialize<'de>> Deserialize<'de> for Pairs<'a, V> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct PairsVisitor<'a, V, C>(PhantomData<(&'a (), V, C)>);
-        impl<'de: 'a, 'a, V: Deserialize<'de>, C: Default + Extend<(Text<'a>, V)>> Visitor<'de> for PairsVisitor<'a, V, C> {
-            type Value = Pairs<'a, V, C>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Pairs<'a, V, C>, A::Error> {
-                let mut pairs = C::default();
-                while let Some(name) = map.next_key::<Text<'a>>()? {
-                    let value =
-                        map.next_value().map_err(|error| de::Error::custom(format_args!("{name:?}: {error}")))?;
-                    pairs.extend([(name, value)]);
-                }
-                Ok(Pairs(pairs, PhantomData))
+        let mut pairs = Vec::new();
+        PairsInto::<V, V>(&mut pairs, PhantomData).deserialize(deserializer)?;
+        Ok(Pairs(pairs))
+    }
+}
+
+/// Adds the pairs of a JSON object to a list; values are read as `W` and kept as `V`.
+struct PairsInto<'v, 'a, V, W>(&'v mut Vec<(Text<'a>, V)>, PhantomData<W>);
+
+impl<'de: 'a, 'a, V: From<W>, W: Deserialize<'de>> DeserializeSeed<'de> for PairsInto<'_, 'a, V, W> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de: 'a, 'a, V: From<W>, W: Deserialize<'de>> Visitor<'de> for PairsInto<'_, 'a, V, W> {
+    type Value = ();
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+    fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(name) = map.next_key::<Text<'a>>()? {
+            match map.next_value::<W>() {
+                Ok(value) => self.0.push((name, value.into())),
+                Err(error) => return Err(de::Error::custom(format_args!("{name:?}: {error}"))),
             }
         }
-        deserializer.deserialize_map(PairsVisitor(PhantomData))
+        Ok(())
     }
 }
 

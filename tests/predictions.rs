@@ -328,7 +328,7 @@ fn qoa4ml(instance: &str, at: f64, own: &[(&str, &str, f64, f64)]) -> String {
 fn observe(trial: &mut Trial, text: &str) {
     report::decode(text.as_bytes(), |_, decoded| {
         let report = decoded.unwrap_or_else(|error| panic!("{error}: {text}"));
-        trial.engine.observe(&report, &mut trial.out);
+        trial.engine.observe(report, &mut trial.out);
     });
 }
 
@@ -420,7 +420,7 @@ fn recorded_qoa4ml_reports_count_what_the_instances_measured_themselves() {
             .unwrap_or_else(|| panic!("{:?}", loaded.findings));
         let (mut engine, mut out) = (Engine::new(Limits::default()), Outputs::default());
         engine.set_contract(program.into(), &mut out);
-        report::decode_all(text.as_bytes(), |_, decoded| engine.observe(&decoded.unwrap(), &mut out));
+        report::decode_all(text.as_bytes(), |_, decoded| engine.observe(decoded.unwrap(), &mut out));
         engine.finish(&mut out);
         let mut counted = std::collections::BTreeMap::new();
         let mut opened = Vec::new();
@@ -475,7 +475,7 @@ fn recorded_accuracy_equals_a_brute_force_join() {
         let program = Program::compile(&mut loaded, |name| Err(name.to_owned())).unwrap();
         let (mut engine, mut out) = (Engine::new(Limits::default()), Outputs::default());
         engine.set_contract(program.into(), &mut out);
-        report::decode_all(text.as_bytes(), |_, decoded| engine.observe(&decoded.unwrap(), &mut out));
+        report::decode_all(text.as_bytes(), |_, decoded| engine.observe(decoded.unwrap(), &mut out));
         engine.finish(&mut out);
         let mut ours = std::collections::BTreeMap::new();
         let mut total = None;

@@ -56,7 +56,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
             Ok(report) => {
                 let meant = arguments.application.as_deref().is_none_or(|name| name == &*report.application);
                 if meant && filter.matches(&report.dimensions()) {
-                    file.add(&report, wanted);
+                    file.add(report, wanted);
                 }
             }
             Err(rejection) => rejected.note(file.reports, &rejection),

@@ -8,11 +8,15 @@ use anyhow::Context;
 
 use crate::report::Rejection;
 
-/// Bytes that are read at once; reports end at line ends.
-const BLOCK_BYTES: usize = 4 << 20;
+/// Bytes that are read at once...
+const BLOCK_BYTES: usize = 32 << 20;
+/// ...and decoded at once.
+const PART_BYTES: usize = 4 << 20;
+/// Where a report ends and the next begins, even where reports stretch over lines.
+const BETWEEN: &[u8] = b"\n{";
 const REJECTIONS_SHOWN: usize = 10;
 
-/// A file in blocks that end at line ends. An array is one block.
+/// A file in blocks of whole reports. An array is one block.
 pub(super) struct Blocks {
     source: Box<dyn Read>,
     buffer: Vec<u8>,
@@ -41,7 +45,7 @@ impl Blocks {
                 self.source.by_ref().take(wanted).read_to_end(&mut self.buffer).context("cannot read reports")?;
             self.ended = (read as u64) < wanted;
             let is_array = self.buffer.trim_ascii_start().starts_with(b"[");
-            if !is_array && let Some(end) = self.buffer.iter().rposition(|byte| *byte == b'\n') {
+            if !is_array && let Some(end) = memchr::memmem::rfind(&self.buffer, BETWEEN) {
                 self.used = end + 1;
                 return Ok(Some(&self.buffer[..self.used]));
             }
@@ -49,6 +53,18 @@ impl Blocks {
         self.used = self.buffer.len();
         Ok((self.used > 0).then_some(&self.buffer[..]))
     }
+}
+
+/// The parts of a block, of whole reports. An array is one part.
+pub(super) fn parts(block: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = block;
+    let is_array = block.trim_ascii_start().starts_with(b"[");
+    std::iter::from_fn(move || {
+        let end = rest.get(PART_BYTES..).filter(|_| !is_array).and_then(|tail| memchr::memmem::find(tail, BETWEEN));
+        let (part, others) = rest.split_at(end.map_or(rest.len(), |at| PART_BYTES + at + 1));
+        rest = others;
+        (!part.is_empty()).then_some(part)
+    })
 }
 
 /// Says what was refused, the first ones in full.

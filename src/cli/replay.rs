@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use self::record::Record;
-use super::recording::{Blocks, Progress, Rejected};
+use super::recording::{Blocks, Progress, Rejected, parts};
 use super::{Format, Outcome};
 use crate::engine::{Counts, Engine, Limits, Output, Outputs, State, Transition, Verdict};
 use crate::report;
@@ -69,10 +69,16 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let mut progress = Progress::new();
     let mut blocks = Blocks::open(&arguments.reports)?;
     while let Some(block) = blocks.next()? {
-        report::decode_all(block, |_, decoded| match decoded {
-            Ok(report) => engine.observe(&report, &mut out),
-            Err(rejection) => rejected.note(out.counts.reports, &rejection),
-        });
+        report::decode_ahead(
+            parts(block),
+            |part, batch| batch.decode(part, usize::MAX, (), |_, _| Ok(())),
+            |batch| {
+                for (good, _, rejection) in &batch.refused {
+                    rejected.note(out.counts.reports + *good as u64, rejection);
+                }
+                engine.observe_all(batch.reports(), &mut out);
+            },
+        );
         if let Some(record) = &mut record {
             record.write(&mut engine, &out)?;
         }

@@ -3,18 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
-
 use super::action::Past;
 use super::gauge::Observed;
 use super::graph::Graph;
 use super::lifecycle::Lifecycle;
 use super::memory::Memory;
+use super::observe::Sighting;
 use super::pane::{OTHERS, Panes, SourceId};
 use super::predictions::Joiner;
 use super::program::{Program, Promised};
 use super::relays::Relays;
-use super::route::{Route, Target};
+use super::route::{self, Lanes, Route, Routes, Target, UNKNOWN};
 use super::seen::Seen;
 use super::verdict::{SeriesKey, Verdict};
 use super::{Counts, Limits, Outputs};
@@ -25,7 +24,6 @@ use crate::time::{Span, Timestamp};
 /// A series without data for this long, and without open violation, is dropped.
 pub const IDLE: Span = Span::seconds(86_400);
 const SOURCES_MAX: usize = 100_000;
-const ROUTES_MAX: usize = 100_000;
 
 /// Everything that the engine knows of one (tenant, application).
 pub struct Application {
@@ -44,7 +42,8 @@ pub struct Application {
     pub(super) bound: Vec<Bound>,
     pub(super) series: Slab,
     pub(super) sources: Sources,
-    routes: FxHashMap<u128, Route>,
+    pub(super) lanes: Lanes,
+    routes: Routes,
     /// When the next window ends or the next timer is due.
     pub(super) next_due: Option<Timestamp>,
     /// Whether it changed since the last snapshot.
@@ -119,7 +118,8 @@ impl Application {
             bound: Vec::new(),
             series: Slab::default(),
             sources: Sources::default(),
-            routes: FxHashMap::default(),
+            lanes: Lanes::default(),
+            routes: Routes::default(),
             next_due: None,
             dirty: false,
             forgotten: Vec::new(),
@@ -133,21 +133,13 @@ impl Application {
         dimensions: &Dimensions<'_>,
         then: impl FnOnce(&mut Application, &mut Route) -> R,
     ) -> R {
-        let mut route = match self.routes.get_mut(&digest) {
-            Some(route) => std::mem::take(route),
-            None => {
-                if self.routes.len() >= ROUTES_MAX {
-                    self.routes.clear();
-                }
-                let source = self.sources.intern(dimensions.stage, dimensions.instance);
-                self.routes.insert(digest, Route::default());
-                Route::find(&self.bound, dimensions, source)
-            }
-        };
+        let place = self.routes.find(digest).unwrap_or_else(|| {
+            let source = self.sources.intern(dimensions.stage, dimensions.instance);
+            self.routes.insert(digest, self.lanes.route(&self.bound, dimensions, source))
+        });
+        let mut route = self.routes.take(place);
         let result = then(self, &mut route);
-        if let Some(place) = self.routes.get_mut(&digest) {
-            *place = route;
-        }
+        self.routes.put_back(place, route);
         result
     }
 
@@ -156,76 +148,67 @@ impl Application {
         &mut self,
         target: &mut Target,
         source: SourceId,
-        time: Timestamp,
-        observed: &Observed<'_>,
+        sighting: &Sighting<'_>,
         limits: &Limits,
         out: &mut Outputs,
     ) -> bool {
-        let bound = &mut self.bound[usize::from(target.place.bound)];
-        if !bound.program.contract.spec.effective.contains(time) {
+        let Sighting { dimensions, time, observed } = sighting;
+        let time = *time;
+        let lane = &mut self.lanes.lanes[usize::from(target.lane)];
+        if !lane.effective.contains(time) {
             return true;
         }
-        let watched = &mut bound.watched[usize::from(target.place.objective)];
-        let input = &watched.promised.inputs[usize::from(target.place.input)];
+        let input = &*lane.input;
         if !input.gauge.takes(observed) {
             out.counts.wrong_type += 1;
             return true;
         }
         let each = input.every == Span::ZERO;
-        let start = if each { time } else { time.floor(input.every) };
+        let same_pane = lane.pane <= time && time < lane.pane + input.every;
+        let start = match (each, same_pane) {
+            (true, _) => time,
+            (_, true) => lane.pane,
+            (_, false) => time.floor(input.every),
+        };
         if !each && start + input.every <= self.watermark {
             return false;
         }
-        let index = match target.series {
-            Some(index) => index,
-            None => {
-                let found = watched.inputs[usize::from(target.place.input)].get(&target.key).copied();
-                let index = match found {
-                    Some(index) => index,
-                    None if self.series.live >= limits.series_max => {
-                        out.counts.series_refused += 1;
-                        return true;
-                    }
-                    None => {
-                        let index = self.series.insert(Series {
-                            place: target.place,
-                            key: target.key.clone(),
-                            panes: Panes::default(),
-                            first: start,
-                            last_data: time,
-                            lifecycle: Lifecycle::default(),
-                            memory: Memory::new(input, start),
-                            memory_dirty: true,
-                            dirty: false,
-                        });
-                        watched.inputs[usize::from(target.place.input)].insert(target.key.clone(), index);
-                        if each {
-                            watched.timers.insert((time + IDLE, target.key.clone()));
-                        }
-                        index
-                    }
-                };
-                target.series = Some(index);
-                index
+        if target.series == UNKNOWN {
+            let place = lane.place;
+            let watched = &mut self.bound[usize::from(place.bound)].watched[usize::from(place.objective)];
+            let key = route::key_of(input, dimensions);
+            match watched.find_series(&mut self.series, place, key, (start, time), limits) {
+                Some(index) => target.series = index,
+                None => {
+                    out.counts.series_refused += 1;
+                    return true;
+                }
             }
-        };
+        }
         let keep = self.series.keep;
-        let series = self.series.touch(index);
+        let series = self.series.touch(target.series);
         series.first = series.first.min(start);
         series.last_data = series.last_data.max(time);
         if each {
             if let Observed::Value(value) = observed {
-                self.judge_each(target.place, index, source, time, value, out);
+                let place = lane.place;
+                self.judge_each(place, target.series, source, time, value, out);
             }
             return true;
         }
-        let end = start + input.every;
         let pane = series.panes.at(start, &input.gauge);
-        pane.add(&input.gauge, source, time, observed, &target.part);
+        let part = route::part_of(input, dimensions);
+        pane.add(&input.gauge, source, time, observed, part, &mut target.share);
         pane.dirty = keep;
-        if watched.next_end.is_none_or(|next| end < next) {
-            watched.next_end = Some(end);
-            self.next_due = Some(self.next_due.map_or(end, |due| due.min(end)));
+        if !same_pane {
+            let end = start + input.every;
+            lane.pane = start;
+            let bound = &mut self.bound[usize::from(lane.place.bound)];
+            let watched = &mut bound.watched[usize::from(lane.place.objective)];
+            if watched.next_end.is_none_or(|next| end < next) {
+                watched.next_end = Some(end);
+                self.next_due = Some(self.next_due.map_or(end, |due| due.min(end)));
+            }
         }
         true
     }
@@ -280,6 +263,42 @@ impl Watched {
 
     pub(super) fn is_empty(&self) -> bool {
         self.inputs.iter().all(BTreeMap::is_empty)
+    }
+
+    /// The series of a key, made if missing, for an observation of a pane's start and a time; none
+    /// where there are too many.
+    fn find_series(
+        &mut self,
+        slab: &mut Slab,
+        place: Place,
+        key: SeriesKey,
+        (first, time): (Timestamp, Timestamp),
+        limits: &Limits,
+    ) -> Option<u32> {
+        let members = &mut self.inputs[usize::from(place.input)];
+        if let Some(index) = members.get(&key) {
+            return Some(*index);
+        }
+        if slab.live >= limits.series_max {
+            return None;
+        }
+        let input = &self.promised.inputs[usize::from(place.input)];
+        let index = slab.insert(Series {
+            place,
+            key: key.clone(),
+            panes: Panes::default(),
+            first,
+            last_data: time,
+            lifecycle: Lifecycle::default(),
+            memory: Memory::new(input, first),
+            memory_dirty: true,
+            dirty: false,
+        });
+        if input.every == Span::ZERO {
+            self.timers.insert((time + IDLE, key.clone()));
+        }
+        members.insert(key, index);
+        Some(index)
     }
 }
 

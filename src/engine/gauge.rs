@@ -49,6 +49,8 @@ pub struct Gauge {
     parts: Option<(Box<Gauge>, Gap)>,
     /// For `disparity`: groups with fewer observations are not compared.
     min_samples: u64,
+    /// Whether it takes numbers, whatever they are.
+    takes_numbers: bool,
 }
 
 /// The value of a window.
@@ -84,7 +86,9 @@ impl Gauge {
             (part.aggregate, part.of) = (of, None);
             (Box::new(Gauge::new(&part, None, 1)), indicator.metric.unwrap_or_default())
         });
-        Gauge {
+        let any_number = Observed::Value(&Value::Number(0.0));
+        let mut gauge = Gauge {
+            takes_numbers: false,
             aggregate: indicator.aggregate,
             good: indicator.good.clone(),
             average: indicator.average.unwrap_or_default(),
@@ -94,13 +98,24 @@ impl Gauge {
             every: indicator.every(),
             parts,
             min_samples,
-        }
+        };
+        gauge.takes_numbers = gauge.takes_this(&any_number);
+        gauge
     }
 
     /// Whether an observation can be aggregated. Values: all but `last`, `count`, `rate`, `ratio`,
     /// `distinct` and drift need numbers. Pairs: regressions need two numbers, `log_loss` and
     /// `auc` scores.
+    #[inline]
     pub fn takes(&self, observed: &Observed<'_>) -> bool {
+        // What is nearly always the case, found out once.
+        match observed {
+            Observed::Value(Value::Number(_)) if self.takes_numbers => true,
+            _ => self.takes_this(observed),
+        }
+    }
+
+    fn takes_this(&self, observed: &Observed<'_>) -> bool {
         use Aggregate::*;
         if let Some((gauge, _)) = &self.parts {
             return gauge.takes(observed);

@@ -7,16 +7,22 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::application::Application;
 use super::gauge::Observed;
 use super::graph;
-use super::pane::SourceId;
 use super::predictions::{Joined, Met, Pair, Predicted};
 use super::program::Feed;
-use super::route::{self, Route, Target};
+use super::route::{self, Route, Sight};
 use super::{Limits, Outputs};
 use crate::report::{Dimensions, Relayed, Report, Text, Value};
 use crate::time::Timestamp;
 
 /// The label that a QoA4ML instance is known by to others.
 const INSTANCE_ID: &str = "instance_id";
+
+/// One observation, with where and when it was made.
+pub(super) struct Sighting<'a> {
+    pub dimensions: Dimensions<'a>,
+    pub time: Timestamp,
+    pub observed: Observed<'a>,
+}
 
 impl Application {
     /// Takes in a report; false if its id was seen before.
@@ -27,7 +33,8 @@ impl Application {
         let fresh = self.seen.insert(report.digest, report.time, self.clock);
         self.with_route(digest, &dimensions, |application, route| {
             let duplicate = Value::Bool(!fresh);
-            application.count_own(route, Feed::Duplicates, report.time, &Observed::Value(&duplicate), limits, out);
+            let sighting = Sighting { dimensions, time: report.time, observed: Observed::Value(&duplicate) };
+            application.count_all(route, Sight::Own(Feed::Duplicates), &sighting, limits, out);
             if fresh {
                 application.count_report(route, report, limits, out);
             }
@@ -48,6 +55,7 @@ impl Application {
     }
 
     fn count_report(&mut self, route: &mut Route, report: &Report<'_>, limits: &Limits, out: &mut Outputs) {
+        let dimensions = report.dimensions();
         let own_id = report.start.and_then(|_| report.dimension(INSTANCE_ID));
         if let Some(id) = own_id {
             self.relays.hear(id, report.time);
@@ -59,67 +67,42 @@ impl Application {
                 let place = nth(report.metrics.iter().take(index), attribute);
                 self.relays.is_counted(id, attribute, start, place)
             });
-            if !passed {
-                self.count_metric(route, report.time, attribute, value, limits, out);
+            if !passed && let Some(sight) = self.lanes.sight(attribute) {
+                let observed = Observed::Value(value);
+                self.count_all(route, sight, &Sighting { dimensions, time: report.time, observed }, limits, out);
             }
         }
-        self.count_own(route, Feed::Freshness, report.time, &Observed::Report, limits, out);
+        let sighting = |observed| Sighting { dimensions, time: report.time, observed };
+        self.count_all(route, Sight::Own(Feed::Freshness), &sighting(Observed::Report), limits, out);
         if let Some(payload) = report.payload {
             self.count_validity(route, report, payload, limits, out);
         }
         let prediction = report.inference.as_ref().and_then(|inference| inference.prediction.as_ref());
-        if route.own(Feed::Predicted).is_some()
+        if route.targets(Sight::Own(Feed::Predicted)).is_some()
             && let Some(predicted) = prediction.and_then(Predicted::of)
         {
-            self.count_own(route, Feed::Predicted, report.time, &Observed::Value(&predicted.value()), limits, out);
+            let value = predicted.value();
+            let sighting = Sighting { dimensions, time: report.time, observed: Observed::Value(&value) };
+            self.count_all(route, Sight::Own(Feed::Predicted), &sighting, limits, out);
         }
-        self.note_upstream(route, &report.dimensions(), &report.upstream, report.time);
-    }
-
-    fn count_metric(
-        &mut self,
-        route: &mut Route,
-        time: Timestamp,
-        attribute: &str,
-        value: &Value<'_>,
-        limits: &Limits,
-        out: &mut Outputs,
-    ) {
-        let source = route.source;
-        if let Some(targets) = route.targets(attribute) {
-            self.count_all(targets, source, time, &Observed::Value(value), limits, out);
-        }
-    }
-
-    fn count_own(
-        &mut self,
-        route: &mut Route,
-        feed: Feed,
-        time: Timestamp,
-        observed: &Observed<'_>,
-        limits: &Limits,
-        out: &mut Outputs,
-    ) {
-        let source = route.source;
-        if let Some(targets) = route.own(feed) {
-            self.count_all(targets, source, time, observed, limits, out);
-        }
+        self.note_upstream(route, &dimensions, &report.upstream, report.time);
     }
 
     /// Counts one observation for every series that it belongs to.
     fn count_all(
         &mut self,
-        targets: &mut [Target],
-        source: SourceId,
-        time: Timestamp,
-        observed: &Observed<'_>,
+        route: &mut Route,
+        sight: Sight,
+        sighting: &Sighting<'_>,
         limits: &Limits,
         out: &mut Outputs,
     ) {
+        let source = route.source;
+        let Some(targets) = route.targets(sight) else { return };
         out.counts.observations += 1;
         let mut late = false;
         for target in targets {
-            late |= !self.count(target, source, time, observed, limits, out);
+            late |= !self.count(target, source, sighting, limits, out);
         }
         out.counts.late += u64::from(late);
     }
@@ -134,16 +117,19 @@ impl Application {
         out: &mut Outputs,
     ) {
         let source = route.source;
-        let Some(targets) = route.own(Feed::Validity) else { return };
+        let Some(targets) = route.targets(Sight::Own(Feed::Validity)) else { return };
         let Ok(payload) = serde_json::from_str::<Json>(payload) else { return };
         out.counts.observations += 1;
         let mut late = false;
         for target in targets {
-            let program = &self.bound[usize::from(target.place.bound)].program;
+            let place = self.lanes.lanes[usize::from(target.lane)].place;
+            let program = &self.bound[usize::from(place.bound)].program;
             let Some((matching, validator)) = &program.payload else { continue };
-            if matching.matches(&report.dimensions()) {
+            let dimensions = report.dimensions();
+            if matching.matches(&dimensions) {
                 let valid = Value::Bool(validator.is_valid(&payload));
-                late |= !self.count(target, source, report.time, &Observed::Value(&valid), limits, out);
+                let sighting = Sighting { dimensions, time: report.time, observed: Observed::Value(&valid) };
+                late |= !self.count(target, source, &sighting, limits, out);
             }
         }
         out.counts.late += u64::from(late);
@@ -173,7 +159,9 @@ impl Application {
             for (index, (attribute, value)) in relayed.metrics.iter().enumerate() {
                 let place = nth(relayed.metrics.iter().take(index), attribute);
                 if application.relays.count(&relayed.id, attribute, relayed.start, place) {
-                    application.count_metric(route, relayed.start, attribute, value, limits, out);
+                    let Some(sight) = application.lanes.sight(attribute) else { continue };
+                    let sighting = Sighting { dimensions, time: relayed.start, observed: Observed::Value(value) };
+                    application.count_all(route, sight, &sighting, limits, out);
                 }
             }
         });
@@ -189,8 +177,10 @@ impl Application {
         {
             let met = self.joiner.inference(&inference.id, predicted, report, digest, limits.join_horizon);
             if !matches!(met, Met::Idle) {
-                self.with_route(digest, &report.dimensions(), |application, route| {
-                    application.count_own(route, Feed::Coverage, report.time, &Observed::Inference, limits, out);
+                let dimensions = report.dimensions();
+                self.with_route(digest, &dimensions, |application, route| {
+                    let sighting = Sighting { dimensions, time: report.time, observed: Observed::Inference };
+                    application.count_all(route, Sight::Own(Feed::Coverage), &sighting, limits, out);
                 });
             }
             self.count_met(met, limits, out);
@@ -211,8 +201,12 @@ impl Application {
                 let pair = Pair { predicted: &predicted, truth: &truth };
                 origin.with_dimensions(|dimensions| {
                     self.with_route(route::digest(dimensions), dimensions, |application, route| {
-                        application.count_own(route, Feed::Joined, at, &Observed::Pair(pair), limits, out);
-                        application.count_own(route, Feed::Coverage, at, &Observed::Answer(inference), limits, out);
+                        for (feed, observed) in
+                            [(Feed::Joined, Observed::Pair(pair)), (Feed::Coverage, Observed::Answer(inference))]
+                        {
+                            let sighting = Sighting { dimensions: *dimensions, time: at, observed };
+                            application.count_all(route, Sight::Own(feed), &sighting, limits, out);
+                        }
                     });
                 });
             }

@@ -48,23 +48,38 @@ impl Pane {
         Pane { start, accumulator: gauge.empty(), shares: Vec::new(), dirty: false }
     }
 
-    /// Adds an observation; `part` is the group it belongs to.
-    pub fn add(&mut self, gauge: &Gauge, source: SourceId, time: Timestamp, observed: &Observed<'_>, part: &str) {
+    /// Adds an observation; `part` is the group it belongs to, and `at` where its instance stood
+    /// among the shares last time.
+    pub fn add(
+        &mut self,
+        gauge: &Gauge,
+        source: SourceId,
+        time: Timestamp,
+        observed: &Observed<'_>,
+        part: &str,
+        at: &mut u16,
+    ) {
         gauge.add(&mut self.accumulator, time, observed, part);
+        if self.shares.get(usize::from(*at)).is_none_or(|share| share.source != source) {
+            *at = place_of(&mut self.shares, source) as u16;
+        }
+        let share = &mut self.shares[usize::from(*at)];
         // An answer belongs to an inference that was counted already.
-        let samples = u64::from(!matches!(observed, Observed::Answer(_)));
-        let share = Share { source, samples, misses: u64::from(gauge.misses(observed)), sum: Gauge::number(observed) };
-        add_share(&mut self.shares, share);
+        share.samples += u64::from(!matches!(observed, Observed::Answer(_)));
+        share.misses += u64::from(gauge.misses(observed));
+        share.sum += Gauge::number(observed);
     }
 }
 
-/// Adds to the instance's entry, or to that of all others when there are too many.
-pub fn add_share(shares: &mut Vec<Share>, share: Share) {
-    let found = shares.iter().position(|known| known.source == share.source);
-    let at = match found {
+/// Where an instance's entry stands, or that of all others when there are too many.
+fn place_of(shares: &mut Vec<Share>, source: SourceId) -> usize {
+    let found = shares.iter().position(|known| known.source == source);
+    match found {
         Some(at) => at,
         None if shares.len() < SHARES_MAX => {
-            shares.push(Share { samples: 0, misses: 0, sum: 0.0, ..share });
+            // Most panes are of one or two instances.
+            shares.reserve_exact(if shares.is_empty() { 1 } else { shares.len() });
+            shares.push(Share { source, samples: 0, misses: 0, sum: 0.0 });
             shares.len() - 1
         }
         None => {
@@ -72,7 +87,12 @@ pub fn add_share(shares: &mut Vec<Share>, share: Share) {
             shares[others].source = OTHERS;
             others
         }
-    };
+    }
+}
+
+/// Adds to the instance's entry.
+pub fn add_share(shares: &mut Vec<Share>, share: Share) {
+    let at = place_of(shares, share.source);
     let known = &mut shares[at];
     known.samples += share.samples;
     known.misses += share.misses;

@@ -42,7 +42,7 @@ pub struct Promised {
     /// The objective.
     pub objective: Objective,
     /// What is measured for it.
-    pub inputs: Vec<Input>,
+    pub inputs: Vec<Arc<Input>>,
     /// Labels that split it into judged series.
     pub group_by: Vec<String>,
     /// Digest of what is promised: indicators, target or rule.
@@ -180,7 +180,7 @@ impl Promised {
             contract: contract.metadata.name.clone(),
             version: contract.metadata.version.clone(),
             objective: objective.clone(),
-            inputs: inputs.collect(),
+            inputs: inputs.map(Arc::new).collect(),
             group_by,
             measure: measure(&objective.promise),
         }

@@ -53,25 +53,31 @@ impl Sketch {
 
     /// Adds the counts of another sketch.
     pub fn merge(&mut self, other: &Sketch) {
-        if self.0.is_empty() {
-            self.0.clone_from(&other.0);
-            return;
+        let bins = &mut self.0;
+        // From the back, within the list: all bins of ours that are not theirs move up.
+        let (mut ours, mut missing) = (0, 0);
+        for (bin, _) in &other.0 {
+            while bins.get(ours).is_some_and(|(known, _)| known < bin) {
+                ours += 1;
+            }
+            missing += usize::from(bins.get(ours).is_none_or(|(known, _)| known != bin));
         }
-        let mut merged = Vec::with_capacity(self.0.len() + other.0.len());
-        let (mut left, mut right) = (self.0.iter().peekable(), other.0.iter().peekable());
-        while let (Some(a), Some(b)) = (left.peek(), right.peek()) {
-            match a.0.cmp(&b.0) {
-                std::cmp::Ordering::Less => merged.extend(left.next()),
-                std::cmp::Ordering::Greater => merged.extend(right.next()),
-                std::cmp::Ordering::Equal => {
-                    merged.push((a.0, a.1 + b.1));
-                    left.next();
-                    right.next();
-                }
+        let mut left = bins.len();
+        bins.resize(left + missing, (0, 0));
+        let mut place = bins.len();
+        for &(bin, count) in other.0.iter().rev() {
+            while left > 0 && bins[left - 1].0 > bin {
+                (place, left) = (place - 1, left - 1);
+                bins[place] = bins[left];
+            }
+            place -= 1;
+            if left > 0 && bins[left - 1].0 == bin {
+                left -= 1;
+                bins[place] = (bin, bins[left].1 + count);
+            } else {
+                bins[place] = (bin, count);
             }
         }
-        merged.extend(left.chain(right));
-        self.0 = merged;
     }
 
     /// How many values were counted.
@@ -115,6 +121,20 @@ mod tests {
             let exact = values[rank as usize - 1];
             let seen = sketch.at_rank(rank).expect("not empty");
             prop_assert!((seen - exact).abs() <= 0.01 * exact.abs(), "{seen} for {exact}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_merge_counts_what_both_count(a in prop::collection::vec(-5..5i32, 0..20), b in prop::collection::vec(-5..5i32, 0..20)) {
+            let sketch_of = |values: &[i32]| {
+                let mut sketch = Sketch::default();
+                values.iter().for_each(|value| sketch.add(f64::from(*value)));
+                sketch
+            };
+            let mut merged = sketch_of(&a);
+            merged.merge(&sketch_of(&b));
+            prop_assert_eq!(merged, sketch_of(&[a, b].concat()));
         }
     }
 

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::Engine;
 use super::action::Past;
 use super::aggregate::Accumulator;
 use super::application::{Application, IDLE, Place, RuleState, Series};
@@ -18,7 +19,6 @@ use super::predictions::Entry;
 use super::program::{Input, Promised};
 use super::relays::Relay;
 use super::verdict::{SeriesKey, SeriesLabels};
-use super::{Engine, digest};
 use crate::time::{Span, Timestamp};
 
 /// Changes since the snapshot before.
@@ -174,7 +174,7 @@ impl Engine {
         let mut snapshot = Snapshot::default();
         let horizon = self.limits.join_horizon;
         for (tenant, name) in self.names() {
-            if let Some(application) = self.applications.get_mut(&digest(&tenant, &name))
+            if let Some(application) = self.application_mut(&tenant, &name)
                 && std::mem::take(&mut application.dirty)
             {
                 application.snapshot(horizon, &mut snapshot);
@@ -186,7 +186,7 @@ impl Engine {
     /// Takes back an application's row. Contracts must be set before, and these rows come first.
     pub fn restore_application(&mut self, row: &ApplicationRow) -> Result<(), serde_json::Error> {
         let state: ApplicationState = serde_json::from_str(&row.state)?;
-        let Some(application) = self.applications.get_mut(&digest(&row.tenant, &row.application)) else {
+        let Some(application) = self.application_mut(&row.tenant, &row.application) else {
             return Ok(());
         };
         application.clock = state.clock;
@@ -210,7 +210,7 @@ impl Engine {
     pub fn restore_series(&mut self, row: &SeriesRow) -> Result<(), serde_json::Error> {
         let state: SeriesState = serde_json::from_str(&row.state)?;
         let key: SeriesKey = serde_json::from_str(&row.key)?;
-        let Some(application) = self.applications.get_mut(&digest(&row.tenant, &row.application)) else {
+        let Some(application) = self.application_mut(&row.tenant, &row.application) else {
             return Ok(());
         };
         let Some(place) = application.place(&row.contract, &row.objective, &row.input) else { return Ok(()) };
@@ -243,7 +243,7 @@ impl Engine {
     pub fn restore_pane(&mut self, row: &PaneRow) -> Result<(), serde_json::Error> {
         let state: PaneState = serde_json::from_str(&row.state)?;
         let key: SeriesKey = serde_json::from_str(&row.key)?;
-        let Some(application) = self.applications.get_mut(&digest(&row.tenant, &row.application)) else {
+        let Some(application) = self.application_mut(&row.tenant, &row.application) else {
             return Ok(());
         };
         let Some(place) = application.place(&row.contract, &row.objective, &row.input) else { return Ok(()) };
@@ -259,28 +259,30 @@ impl Engine {
 
     /// Takes back report ids, the oldest rows first.
     pub fn restore_ids(&mut self, row: &IdRow) {
-        let Some(application) = self.applications.get_mut(&digest(&row.tenant, &row.application)) else { return };
+        let Some(application) = self.application_mut(&row.tenant, &row.application) else { return };
         for packed in row.ids.chunks_exact(24) {
             let id = u128::from_le_bytes(packed[..16].try_into().expect("16 of 24 bytes"));
             let time = i64::from_le_bytes(packed[16..].try_into().expect("8 of 24 bytes"));
             application.seen.restore(id, Timestamp::from_micros(time));
-            self.ids += 1;
         }
+        self.ids += row.ids.len() / 24;
     }
 
     /// Takes back waiting inferences, the oldest rows first.
     pub fn restore_joins(&mut self, row: &JoinRow) -> Result<(), serde_json::Error> {
         let log: JoinLog = serde_json::from_str(&row.entries)?;
-        let Some(application) = self.applications.get_mut(&digest(&row.tenant, &row.application)) else {
+        let horizon = self.limits.join_horizon;
+        let Some(application) = self.application_mut(&row.tenant, &row.application) else {
             return Ok(());
         };
         let before = application.joiner.len();
         log.inferences.into_iter().for_each(|entry| application.joiner.restore(entry));
         log.relayed.into_iter().for_each(|relay| application.relays.restore(relay));
         // What has left its horizon was forgotten before the row was written, or would be now.
-        application.joiner.forget_before(application.watermark - self.limits.join_horizon);
-        application.relays.forget_before(application.watermark - self.limits.join_horizon);
-        self.pending = self.pending + application.joiner.len() - before;
+        application.joiner.forget_before(application.watermark - horizon);
+        application.relays.forget_before(application.watermark - horizon);
+        let after = application.joiner.len();
+        self.pending = self.pending + after - before;
         Ok(())
     }
 
@@ -289,7 +291,7 @@ impl Engine {
     /// for loading panes after [`Engine::restore_series`].
     pub fn needed_from(&self) -> Vec<([String; 6], Timestamp)> {
         let mut needed = Vec::new();
-        for application in self.applications.values() {
+        for application in self.applications.iter() {
             for (promised, input, from) in application.needed_from() {
                 let key = [
                     &*application.tenant,
@@ -319,7 +321,7 @@ impl Application {
     fn needed_from(&self) -> impl Iterator<Item = (&Promised, &Input, Timestamp)> {
         self.bound.iter().flat_map(|bound| &bound.watched).flat_map(|watched| {
             let windowed = watched.promised.inputs.iter().filter(|input| input.every > Span::ZERO);
-            windowed.filter_map(|input| Some((&*watched.promised, input, watched.next_end? - input.window)))
+            windowed.filter_map(|input| Some((&*watched.promised, &**input, watched.next_end? - input.window)))
         })
     }
 

@@ -55,10 +55,10 @@ pub(super) async fn post(State(app): State<App>, body: Bytes) -> Result<(StatusC
     let mut accepted = 0;
     let mut index = 0;
     report::decode(&body, |raw, decoded| {
-        match decoded.and_then(|report| check_time(&report, index, now).map(|()| report)) {
+        match decoded.and_then(|report| check_time(report, index, now).map(|()| report)) {
             Ok(report) => {
                 accepted += 1;
-                add(&mut messages, &report, raw);
+                add(&mut messages, report, raw);
             }
             Err(rejection) => rejections.push(rejection),
         }

@@ -14,6 +14,8 @@ use crate::report::{self, Reason, Rejection, Report};
 use crate::store::{Checkpoint, Commit};
 use crate::time::Timestamp;
 
+/// Messages that are decoded at once.
+const PART_MESSAGES: usize = 2_048;
 /// State is saved this often while reports come.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 
@@ -97,23 +99,27 @@ impl Shard {
 
     fn take_in(&mut self, messages: Vec<Message>, upto: i64) {
         let now = Timestamp::now();
-        for message in messages {
-            if !self.is_new(&message) {
-                continue;
-            }
-            let (engine, out) = (&mut self.engine, &mut self.out);
-            let mut refused = Vec::new();
-            let mut index = 0;
-            report::decode(&message.body, |_, decoded| {
-                match decoded.and_then(|report| admit(report, index, message.address.as_ref(), now)) {
-                    Ok(report) => engine.observe(&report, out),
-                    Err(rejection) => refused.push(rejection),
+        let mut messages = messages;
+        messages.retain(|message| self.is_new(message));
+        let (engine, out) = (&mut self.engine, &mut self.out);
+        let mut refused = Vec::new();
+        report::decode_ahead(
+            messages.chunks(PART_MESSAGES),
+            |part, batch| {
+                for message in part {
+                    let admit = |report: &Report<'_>, index| {
+                        check_address(report, index, message).and_then(|()| check_time(report, index, now))
+                    };
+                    batch.decode(&message.body, report::MESSAGE_BYTES_MAX, message, admit);
                 }
-                index += 1;
-            });
-            for rejection in refused {
-                self.refuse(&message, rejection);
-            }
+            },
+            |batch| {
+                engine.observe_all(batch.reports(), out);
+                refused.extend(batch.refused.iter().map(|(_, message, rejection)| (*message, rejection.clone())));
+            },
+        );
+        for (message, rejection) in refused {
+            self.refuse(message, rejection);
         }
         if upto > self.settings.position {
             self.settings.position = upto;
@@ -124,7 +130,7 @@ impl Shard {
     }
 
     /// Whether its application has not taken in the message yet.
-    fn is_new(&mut self, message: &Message) -> bool {
+    fn is_new(&self, message: &Message) -> bool {
         if message.position > self.read_before {
             return true;
         }
@@ -253,27 +259,15 @@ fn stopwatch() -> Duration {
     START.elapsed()
 }
 
-/// Refuses what a service must not take: wrong addresses and times ahead of the clock.
-fn admit<'a>(
-    report: Report<'a>,
-    index: usize,
-    address: Option<&(Box<str>, Box<str>)>,
-    now: Timestamp,
-) -> Result<Report<'a>, Rejection> {
-    let refuse = |reason, message| Err(Rejection { index, reason, message });
-    match address {
-        None => {
-            return refuse(Reason::Subject, "reports come on qoa.reports.<tenant>.<application>.<stage>".to_owned());
-        }
-        Some((tenant, application)) if **tenant != *report.tenant || **application != *report.application => {
-            let message = format!(
-                "tenant {} and application {} differ from {tenant} and {application} of its subject",
-                report.tenant, report.application
-            );
-            return refuse(Reason::Subject, message);
-        }
-        Some(_) => {}
-    }
-    check_time(&report, index, now)?;
-    Ok(report)
+/// Refuses reports that come on another's subject.
+fn check_address(report: &Report<'_>, index: usize, message: &Message) -> Result<(), Rejection> {
+    let message = match &message.address {
+        None => "reports come on qoa.reports.<tenant>.<application>.<stage>".to_owned(),
+        Some((tenant, application)) if **tenant != *report.tenant || **application != *report.application => format!(
+            "tenant {} and application {} differ from {tenant} and {application} of its subject",
+            report.tenant, report.application
+        ),
+        Some(_) => return Ok(()),
+    };
+    Err(Rejection { index, reason: Reason::Subject, message })
 }

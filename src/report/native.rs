@@ -1,13 +1,15 @@
 //! The native format: one JSON report, a JSON array of them, or one a line (NDJSON).
 
-use serde::de::IgnoredAny;
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
-use std::borrow::Cow;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::{Feedback, Inference, Labels, Metrics, Pairs, Prediction, Reason, Rejection, Report, Text, Value, qoa4ml};
-use crate::time::Timestamp;
+use super::{Inference, Metrics, PairsInto, Prediction, Reason, Rejection, Report, Text, Value, qoa4ml};
 
 /// The longest message that is looked into, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
@@ -21,33 +23,50 @@ const VALUE_BYTES_MAX: usize = 1_024;
 
 /// Decodes every report of a message, in order, each with its own bytes. A bad report is handed over as its
 /// [`Rejection`] and does not touch its neighbours.
-pub fn decode<'a>(bytes: &'a [u8], mut each: impl FnMut(&'a [u8], Result<Report<'a>, Rejection>)) {
-    if bytes.len() > MESSAGE_BYTES_MAX {
-        let message = format!("a message of {} bytes; the limit is {MESSAGE_BYTES_MAX}", bytes.len());
-        return each(bytes, Err(Rejection { index: 0, reason: Reason::Size, message }));
-    }
-    decode_all(bytes, each);
+pub fn decode<'a>(bytes: &'a [u8], each: impl FnMut(&'a [u8], Result<&mut Report<'a>, Rejection>)) {
+    decode_into(&mut Report::default(), bytes, MESSAGE_BYTES_MAX, each);
 }
 
 /// Like [`decode`], for files: without a limit on the whole.
-pub fn decode_all<'a>(bytes: &'a [u8], mut each: impl FnMut(&'a [u8], Result<Report<'a>, Rejection>)) {
+pub fn decode_all<'a>(bytes: &'a [u8], each: impl FnMut(&'a [u8], Result<&mut Report<'a>, Rejection>)) {
+    decode_into(&mut Report::default(), bytes, usize::MAX, each);
+}
+
+/// Like both, by way of one report, which may be taken away if another is left in its place.
+pub(super) fn decode_into<'a>(
+    report: &mut Report<'a>,
+    bytes: &'a [u8],
+    bytes_max: usize,
+    mut each: impl FnMut(&'a [u8], Result<&mut Report<'a>, Rejection>),
+) {
+    if bytes.len() > bytes_max {
+        let message = format!("a message of {} bytes; the limit is {bytes_max}", bytes.len());
+        return each(bytes, Err(Rejection { index: 0, reason: Reason::Size, message }));
+    }
     let trimmed = bytes.trim_ascii();
     match trimmed.first() {
         None => {
             let message = "an empty message".to_owned();
             each(bytes, Err(Rejection { index: 0, reason: Reason::Syntax, message }));
         }
-        Some(b'[') => decode_array(trimmed, each),
-        Some(_) => decode_sequence(trimmed, each),
+        Some(b'[') => decode_array(report, trimmed, each),
+        Some(_) => decode_sequence(report, trimmed, each),
     }
 }
 
-fn decode_array<'a>(bytes: &'a [u8], mut each: impl FnMut(&'a [u8], Result<Report<'a>, Rejection>)) {
+fn decode_array<'a>(
+    report: &mut Report<'a>,
+    bytes: &'a [u8],
+    mut each: impl FnMut(&'a [u8], Result<&mut Report<'a>, Rejection>),
+) {
     match serde_json::from_slice::<Vec<&RawValue>>(bytes) {
         Ok(items) => {
             for (index, item) in items.into_iter().enumerate() {
                 let item = item.get().as_bytes();
-                each(item, decode_one(item).map_err(|refusal| refusal.at(index, item)));
+                match decode_one(report, item) {
+                    Ok(()) => each(item, Ok(report)),
+                    Err(refusal) => each(item, Err(refusal.at(index, item))),
+                }
             }
         }
         Err(error) => each(bytes, Err(Refusal::from(error).at(0, bytes))),
@@ -56,26 +75,30 @@ fn decode_array<'a>(bytes: &'a [u8], mut each: impl FnMut(&'a [u8], Result<Repor
 
 /// Values one after the other: a single report (over any number of lines), or NDJSON.
 /// After a syntax error, reading goes on at the next line.
-fn decode_sequence<'a>(bytes: &'a [u8], mut each: impl FnMut(&'a [u8], Result<Report<'a>, Rejection>)) {
+fn decode_sequence<'a>(
+    report: &mut Report<'a>,
+    bytes: &'a [u8],
+    mut each: impl FnMut(&'a [u8], Result<&mut Report<'a>, Rejection>),
+) {
     let mut rest = bytes;
     let mut index = 0;
     while !rest.is_empty() {
-        let mut values = serde_json::Deserializer::from_slice(rest).into_iter::<Wire<'a>>();
-        let (result, length) = match values.next() {
-            Some(Ok(wire)) => {
-                let length = values.byte_offset();
-                (wire.into_report(&rest[..length]), length)
+        // Nearly always, a report is a line.
+        let mut item = rest[..memchr::memchr(b'\n', rest).unwrap_or(rest.len())].trim_ascii_end();
+        let mut result = decode_one(report, item);
+        if result.is_err() {
+            let value = &rest[..value_length(rest)];
+            if value.len() != item.len() {
+                item = value;
+                result = decode_one(report, item);
             }
-            Some(Err(error)) => {
-                let length = value_length(rest);
-                (of_another_format(&rest[..length], error), length)
-            }
-            None => break,
-        };
-        let item = &rest[..length];
-        each(item, result.map_err(|refusal| refusal.at(index, item)));
+        }
+        match result {
+            Ok(()) => each(item, Ok(report)),
+            Err(refusal) => each(item, Err(refusal.at(index, item))),
+        }
         index += 1;
-        rest = rest[length..].trim_ascii_start();
+        rest = rest[item.len()..].trim_ascii_start();
     }
 }
 
@@ -88,20 +111,27 @@ fn value_length(bytes: &[u8]) -> usize {
     }
 }
 
-fn decode_one(bytes: &[u8]) -> Result<Report<'_>, Refusal> {
-    match serde_json::from_slice::<Wire<'_>>(bytes) {
-        Ok(wire) => wire.into_report(bytes),
-        Err(error) => of_another_format(bytes, error),
+fn decode_one<'a>(report: &mut Report<'a>, bytes: &'a [u8]) -> Result<(), Refusal> {
+    if bytes.len() > REPORT_BYTES_MAX {
+        return refuse(Reason::Size, format!("a report of {} bytes; the limit is {REPORT_BYTES_MAX}", bytes.len()));
     }
-}
-
-/// What is no native report may be one of the formats that are recognised by their shape.
-fn of_another_format(bytes: &[u8], error: serde_json::Error) -> Result<Report<'_>, Refusal> {
-    if bytes.len() <= REPORT_BYTES_MAX && qoa4ml::is_meant(bytes) {
-        let report = qoa4ml::decode(bytes)?;
-        return check_all(&report).map(|()| report);
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return refuse(Reason::Syntax, "not JSON: it is not UTF-8");
+    };
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let id = ReportInto(report).deserialize(&mut deserializer).and_then(|id| deserializer.end().map(|()| id));
+    match id {
+        Ok(id) => {
+            if let Some((name, _)) = twice(&report.metrics) {
+                return refuse(Reason::Shape, format!("not a report: metric {name:?} stands twice"));
+            }
+            report.digest = xxh3_128(id.as_deref().map_or(bytes, str::as_bytes));
+        }
+        // What is no native report may be one of the formats that are recognised by their shape.
+        Err(_) if qoa4ml::is_meant(bytes) => *report = qoa4ml::decode(bytes)?,
+        Err(error) => return Err(Refusal::from(error)),
     }
-    Err(Refusal::from(error))
+    check_all(report)
 }
 
 /// Why a report is refused, before its place in the message is known.
@@ -132,60 +162,125 @@ fn refuse<T>(reason: Reason, message: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal { reason, message: message.into() })
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Wire<'a> {
-    #[serde(borrow, default)]
-    id: Option<Text<'a>>,
-    time: Timestamp,
-    #[serde(borrow, default)]
-    tenant: Option<Text<'a>>,
-    #[serde(borrow)]
-    application: Text<'a>,
-    #[serde(borrow)]
-    stage: Text<'a>,
-    #[serde(borrow)]
-    instance: Text<'a>,
-    #[serde(borrow, default, deserialize_with = "labels")]
-    labels: Labels<'a>,
-    #[serde(borrow, default)]
-    metrics: Pairs<'a, Value<'a>>,
-    #[serde(borrow, default)]
-    inference: Option<Inference<'a>>,
-    #[serde(borrow, default)]
-    feedback: Vec<Feedback<'a>>,
-    #[serde(borrow, default)]
-    upstream: Vec<Text<'a>>,
-    #[serde(borrow, default)]
-    payload: Option<&'a RawValue>,
+/// Reads a report into one that is used again and again: nothing moves, and lists keep their room.
+/// Gives its id.
+struct ReportInto<'v, 'a>(&'v mut Report<'a>);
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(field_identifier, rename_all = "lowercase")]
+enum Field {
+    Id,
+    Time,
+    Tenant,
+    Application,
+    Stage,
+    Instance,
+    Labels,
+    Metrics,
+    Inference,
+    Feedback,
+    Upstream,
+    Payload,
 }
 
-impl<'a> Wire<'a> {
-    fn into_report(self, bytes: &[u8]) -> Result<Report<'a>, Refusal> {
-        if bytes.len() > REPORT_BYTES_MAX {
-            return refuse(Reason::Size, format!("a report of {} bytes; the limit is {REPORT_BYTES_MAX}", bytes.len()));
+/// By [`Field`]; the second half of the truth is whether a report needs it.
+const FIELDS: [(&str, bool); 12] = [
+    ("id", false),
+    ("time", true),
+    ("tenant", false),
+    ("application", true),
+    ("stage", true),
+    ("instance", true),
+    ("labels", false),
+    ("metrics", false),
+    ("inference", false),
+    ("feedback", false),
+    ("upstream", false),
+    ("payload", false),
+];
+
+impl<'a> DeserializeSeed<'a> for ReportInto<'_, 'a> {
+    type Value = Option<Text<'a>>;
+    fn deserialize<D: Deserializer<'a>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'a> Visitor<'a> for ReportInto<'_, 'a> {
+    type Value = Option<Text<'a>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a report")
+    }
+
+    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let report = self.0;
+        report.clear();
+        let mut id = None;
+        let mut seen = [false; FIELDS.len()];
+        while let Some(field) = map.next_key::<Field>()? {
+            if std::mem::replace(&mut seen[field as usize], true) {
+                return Err(A::Error::duplicate_field(FIELDS[field as usize].0));
+            }
+            match field {
+                Field::Id => id = map.next_value()?,
+                Field::Time => report.time = map.next_value()?,
+                Field::Tenant => report.tenant = map.next_value::<Option<Text<'a>>>()?.unwrap_or(DEFAULT_TENANT),
+                Field::Application => report.application = map.next_value()?,
+                Field::Stage => report.stage = map.next_value()?,
+                Field::Instance => report.instance = map.next_value()?,
+                Field::Labels => {
+                    map.next_value_seed(PairsInto::<_, LabelText<'a>>(&mut report.labels, PhantomData))?;
+                }
+                Field::Metrics => map.next_value_seed(PairsInto::<_, Value<'a>>(&mut report.metrics, PhantomData))?,
+                Field::Inference => report.inference = map.next_value()?,
+                Field::Feedback => map.next_value_seed(ItemsInto(&mut report.feedback))?,
+                Field::Upstream => map.next_value_seed(ItemsInto(&mut report.upstream))?,
+                Field::Payload => report.payload = map.next_value::<Option<&'a RawValue>>()?.map(RawValue::get),
+            }
         }
-        if let Some((name, _)) = twice(&self.metrics.0) {
-            return refuse(Reason::Shape, format!("not a report: metric {name:?} stands twice"));
+        let missing = FIELDS.iter().zip(seen).find(|((_, needed), seen)| *needed && !seen);
+        missing.map_or(Ok(id), |((name, _), _)| Err(A::Error::missing_field(name)))
+    }
+}
+
+const DEFAULT_TENANT: Text<'static> = Text(Cow::Borrowed("default"));
+
+impl<'a> Report<'a> {
+    /// Empties it, but for the room of its lists.
+    fn clear(&mut self) {
+        self.tenant = DEFAULT_TENANT;
+        self.labels.clear();
+        self.metrics.clear();
+        self.inference = None;
+        self.feedback.clear();
+        self.upstream.clear();
+        self.payload = None;
+        self.start = None;
+        self.relayed.clear();
+    }
+}
+
+/// Adds the items of a JSON array to a list.
+struct ItemsInto<'v, T>(&'v mut Vec<T>);
+
+impl<'de, T: Deserialize<'de>> DeserializeSeed<'de> for ItemsInto<'_, T> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ItemsInto<'_, T> {
+    type Value = ();
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        while let Some(item) = items.next_element()? {
+            self.0.push(item);
         }
-        let tenant = self.tenant.unwrap_or(Text(Cow::Borrowed("default")));
-        let report = Report {
-            digest: xxh3_128(self.id.as_deref().map_or(bytes, str::as_bytes)),
-            time: self.time,
-            tenant,
-            application: self.application,
-            stage: self.stage,
-            instance: self.instance,
-            labels: self.labels,
-            metrics: self.metrics.0,
-            inference: self.inference,
-            feedback: self.feedback,
-            upstream: self.upstream,
-            payload: self.payload.map(RawValue::get),
-            start: None,
-            relayed: Vec::new(),
-        };
-        check_all(&report).map(|()| report)
+        Ok(())
     }
 }
 
@@ -243,7 +338,8 @@ fn twice<'m, 'a>(metrics: &'m Metrics<'a>) -> Option<&'m (Text<'a>, Value<'a>)> 
 /// Tenants, applications and stages are tokens of NATS subjects.
 fn check_token(what: &str, name: &str) -> Result<(), Refusal> {
     let fits = |b: u8| b > b' ' && !matches!(b, b'.' | b'*' | b'>' | 0x7f);
-    if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(fits) {
+    // All bytes, without leaving early: names are good, and that is faster.
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().fold(true, |good, b| good & fits(b)) {
         return refuse(
             Reason::Name,
             format!("{what} {name:?} must have 1 to {NAME_BYTES_MAX} bytes without spaces, '.', '*' and '>'"),
@@ -307,23 +403,14 @@ fn is_attribute(name: &str) -> bool {
     dots > 0 && previous != b'.' && name.len() <= NAME_BYTES_MAX
 }
 
-/// Labels as they are sent; values that are numbers and bools become their spelling.
-fn labels<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Labels<'a>, D::Error> {
-    let mut pairs: Pairs<'a, LabelText<'a>, Spelled<'a>> = Pairs::deserialize(deserializer)?;
-    Ok(std::mem::take(&mut pairs.0.0))
-}
+/// A label's value; numbers and bools become their spelling.
+struct LabelText<'a>(Text<'a>);
 
-#[derive(Default)]
-struct Spelled<'a>(Labels<'a>);
-
-impl<'a> Extend<(Text<'a>, LabelText<'a>)> for Spelled<'a> {
-    fn extend<I: IntoIterator<Item = (Text<'a>, LabelText<'a>)>>(&mut self, pairs: I) {
-        pairs.into_iter().for_each(|(name, value)| self.0.push((name, value.0)));
+impl<'a> From<LabelText<'a>> for Text<'a> {
+    fn from(label: LabelText<'a>) -> Text<'a> {
+        label.0
     }
 }
-
-/// A label's value.
-struct LabelText<'a>(Text<'a>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for LabelText<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -342,7 +429,7 @@ mod tests {
 
     fn decoded(text: &str) -> Vec<Result<Report<'_>, Rejection>> {
         let mut all = Vec::new();
-        decode(text.as_bytes(), |_, report| all.push(report));
+        decode(text.as_bytes(), |_, report| all.push(report.map(|report| report.clone())));
         all
     }
 

@@ -8,7 +8,6 @@ use std::borrow::Cow;
 
 use serde::Deserialize;
 use serde_json::Value as Json;
-use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::native::Refusal;
@@ -20,8 +19,7 @@ const OF_MODELS: [&str; 9] = ["accuracy", "auc", "confidence", "f1", "f1_score",
 
 /// Whether a message is meant to be of this format: a cheap look before it is parsed.
 pub(super) fn is_meant(bytes: &[u8]) -> bool {
-    let marker = b"\"client_config\"";
-    bytes.windows(marker.len()).any(|window| window == marker)
+    memchr::memmem::find(bytes, b"\"client_config\"").is_some()
 }
 
 /// Decodes one report.
@@ -31,8 +29,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Report<'_>, Refusal> {
     wire.into_report(bytes)
 }
 
-/// Objects of objects: on the heap, since they nest.
-type Object<'a, V> = Pairs<'a, V, Vec<(Text<'a>, V)>>;
+type Object<'a, V> = Pairs<'a, V>;
 
 #[derive(Deserialize)]
 struct Wire<'a> {
@@ -162,7 +159,7 @@ struct Parts<'a>(Vec<Part<'a>>);
 impl<'a> Parts<'a> {
     fn of(&mut self, id: &Text<'a>, stage: Option<&Text<'a>>) -> &mut Part<'a> {
         let at = self.0.iter().position(|part| part.id == *id).unwrap_or_else(|| {
-            self.0.push(Part { id: id.clone(), stage: None, start: None, metrics: SmallVec::new() });
+            self.0.push(Part { id: id.clone(), stage: None, start: None, metrics: Vec::new() });
             self.0.len() - 1
         });
         let part = &mut self.0[at];

@@ -62,7 +62,7 @@ impl Trial {
         let text = format!("{{\"time\":{time},\"application\":\"shop\",\"stage\":\"s\",\"instance\":\"i\",{rest}}}");
         let mut reports = 0;
         report::decode(text.as_bytes(), |_, decoded| {
-            self.engine.observe(&decoded.unwrap(), &mut self.out);
+            self.engine.observe(decoded.unwrap(), &mut self.out);
             reports += 1;
         });
         assert_eq!(reports, 1, "{text}");
@@ -182,7 +182,7 @@ pub fn outputs_of(
     engine.set_contract(program(spec, script), &mut out);
     let mut kept = Kept::default();
     for (text, restart) in steps {
-        report::decode(text.as_bytes(), |_, decoded| engine.observe(&decoded.unwrap(), &mut out));
+        report::decode(text.as_bytes(), |_, decoded| engine.observe(decoded.unwrap(), &mut out));
         if restarts && *restart {
             kept.keep(engine.snapshot());
             engine = kept.restart(limits, spec, script);

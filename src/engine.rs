@@ -4,7 +4,7 @@
 //! explicit [`Engine::advance`] calls, so the same input gives the same output everywhere.
 //! State belongs to one (tenant, application) and to nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -101,6 +101,10 @@ pub struct Engine {
     /// By digest of tenant and name, where an application stands.
     places: FxHashMap<u128, u32>,
     applications: Vec<Application>,
+    /// Where applications stand that changed since they were snapshotted, and the mark that was
+    /// set when the change began; the longest unsaved first.
+    changed: VecDeque<(u32, i64)>,
+    mark: i64,
     ids: usize,
     pending: usize,
 }
@@ -205,6 +209,8 @@ impl Engine {
             programs: BTreeMap::new(),
             places: FxHashMap::default(),
             applications: Vec::new(),
+            changed: VecDeque::new(),
+            mark: 0,
             ids: 0,
             pending: 0,
         }
@@ -212,15 +218,14 @@ impl Engine {
 
     /// Takes in a report.
     pub fn observe(&mut self, report: &Report<'_>, out: &mut Outputs) {
-        let place = self.places.get(&digest(&report.tenant, &report.application)).copied();
-        self.observe_at(place, report, out);
+        self.observe_at(self.place(&report.tenant, &report.application), report, out);
     }
 
     /// Takes in reports, those of one application after the other, each application's in their
     /// order: its state is at hand then. What comes out is what [`Engine::observe`] gives, in
     /// another order of applications.
     pub fn observe_all(&mut self, reports: &[Report<'_>], out: &mut Outputs) {
-        let place = |report: &Report<'_>| self.places.get(&digest(&report.tenant, &report.application)).copied();
+        let place = |report: &Report<'_>| self.place(&report.tenant, &report.application);
         let mut order: Vec<(Option<u32>, u32)> = reports.iter().map(place).zip(0..).collect();
         order.sort_unstable();
         for (place, index) in order {
@@ -248,32 +253,57 @@ impl Engine {
             self.ids -= 1;
             out.counts.ids_forgotten += 1;
         }
+        self.note_change(place);
+    }
+
+    /// Sets the mark that changes from now on are remembered with: a position in the source.
+    pub fn set_mark(&mut self, mark: i64) {
+        self.mark = mark;
+    }
+
+    /// The mark of the oldest change that no snapshot holds.
+    pub fn unsaved_since(&self) -> Option<i64> {
+        self.changed.iter().map(|(_, mark)| *mark).min()
+    }
+
+    /// How many applications changed that no snapshot holds.
+    pub fn unsaved(&self) -> usize {
+        self.changed.len()
+    }
+
+    fn note_change(&mut self, place: u32) {
+        let application = &mut self.applications[place as usize];
+        if self.limits.snapshots && application.dirty && !std::mem::replace(&mut application.listed, true) {
+            self.changed.push_back((place, self.mark));
+        }
+    }
+
+    fn place(&self, tenant: &str, application: &str) -> Option<u32> {
+        self.places.get(&digest(tenant, application)).copied()
     }
 
     fn application(&self, tenant: &str, application: &str) -> Option<&Application> {
-        self.places.get(&digest(tenant, application)).map(|place| &self.applications[*place as usize])
+        self.place(tenant, application).map(|place| &self.applications[place as usize])
     }
 
     fn application_mut(&mut self, tenant: &str, application: &str) -> Option<&mut Application> {
-        self.places.get(&digest(tenant, application)).map(|place| &mut self.applications[*place as usize])
+        self.place(tenant, application).map(|place| &mut self.applications[place as usize])
     }
 
     /// Moves the clock of one application on and judges what becomes due.
     pub fn advance(&mut self, tenant: &str, application: &str, clock: Timestamp, out: &mut Outputs) {
-        let lateness = self.limits.lateness;
-        if let Some(application) = self.application_mut(tenant, application) {
-            application.advance(clock, lateness, out);
+        if let Some(place) = self.place(tenant, application) {
+            self.applications[place as usize].advance(clock, self.limits.lateness, out);
+            self.note_change(place);
         }
     }
 
     /// Advances every application until each window that holds data has closed.
     pub fn finish(&mut self, out: &mut Outputs) {
-        let lateness = self.limits.lateness;
         for (tenant, name) in self.names() {
-            if let Some(application) = self.application_mut(&tenant, &name)
-                && let Some(end) = application.last_end()
-            {
-                application.advance(end + lateness, lateness, out);
+            let end = self.application(&tenant, &name).and_then(Application::last_end);
+            if let Some(end) = end {
+                self.advance(&tenant, &name, end + self.limits.lateness, out);
             }
         }
     }
@@ -319,6 +349,7 @@ impl Engine {
         application.joiner.keep = self.limits.snapshots;
         application.relays.keep = self.limits.snapshots;
         application.bind(program, out);
+        self.note_change(place);
     }
 
     /// Takes a contract out of force; its open violations close as withdrawn.
@@ -330,8 +361,9 @@ impl Engine {
 
     fn unbind(&mut self, program: &Program, out: &mut Outputs) {
         let scope = &program.contract.spec.scope;
-        if let Some(application) = self.application_mut(&scope.tenant, &scope.application) {
-            application.unbind(program.name(), out);
+        if let Some(place) = self.place(&scope.tenant, &scope.application) {
+            self.applications[place as usize].unbind(program.name(), out);
+            self.note_change(place);
         }
     }
 }

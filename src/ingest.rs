@@ -22,7 +22,7 @@ mod shard;
 pub use shard::{Shard, ShardSettings};
 
 /// Batches that wait for a shard, at most; then the source waits.
-const BATCHES_MAX: usize = 32;
+const BATCHES_MAX: usize = 8;
 /// Commits that wait for the writer, at most; then shards wait.
 const COMMITS_MAX: usize = 64;
 /// Bytes of a refused report that are passed on.
@@ -160,7 +160,10 @@ pub async fn write(store: Store, mut commits: mpsc::Receiver<Commit>, outbox: Ar
         if waiting.iter().any(|commit| !commit.transitions.is_empty() || !commit.actions.is_empty()) {
             outbox.notify_one();
         }
-        waiting.clear();
+        for written in waiting.drain(..).filter_map(|commit| commit.written) {
+            // The shard may have ended.
+            let _ = written.send(());
+        }
     }
 }
 

@@ -372,7 +372,7 @@ fn relayed_metrics_feed_the_execution_graph() {
     let stages = [("gateway", "gw", 1.0, 0.1), ("pre", "pre", 1.2, 0.2), ("model", "m", 1.5, 0.1)];
     observe(&mut trial, &qoa4ml("m", 1.6, &stages));
     observe(&mut trial, &qoa4ml("pre", 1.4, &stages[..2]));
-    let row = trial.engine.snapshot().applications.remove(0);
+    let row = trial.engine.snapshot(usize::MAX).applications.remove(0);
     let state: Json = serde_json::from_str(&row.state).unwrap();
     let graph: Graph = serde_json::from_value(state["graph"].clone()).unwrap();
     let edges: Vec<(&str, &str)> = graph.edges.iter().map(|(from, to, _)| (&**from, &**to)).collect();

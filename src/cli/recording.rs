@@ -9,9 +9,9 @@ use anyhow::Context;
 use crate::report::Rejection;
 
 /// Bytes that are read at once...
-const BLOCK_BYTES: usize = 32 << 20;
+const BLOCK_BYTES: usize = 64 << 20;
 /// ...and decoded at once.
-const PART_BYTES: usize = 4 << 20;
+const PART_BYTES: usize = 16 << 20;
 /// Where a report ends and the next begins, even where reports stretch over lines.
 const BETWEEN: &[u8] = b"\n{";
 const REJECTIONS_SHOWN: usize = 10;

@@ -48,6 +48,8 @@ pub struct Application {
     pub(super) next_due: Option<Timestamp>,
     /// Whether it changed since the last snapshot.
     pub(super) dirty: bool,
+    /// Whether the engine has it in its list of those that changed.
+    pub(super) listed: bool,
     /// Series dropped since the last snapshot: contract, objective, input, key.
     pub(super) forgotten: Vec<(String, String, String, SeriesKey)>,
 }
@@ -122,6 +124,7 @@ impl Application {
             routes: Routes::default(),
             next_due: None,
             dirty: false,
+            listed: false,
             forgotten: Vec::new(),
         }
     }

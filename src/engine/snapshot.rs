@@ -5,6 +5,7 @@
 //! the same as no restart.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -168,17 +169,34 @@ struct PaneState {
     shares: Vec<(String, Share)>,
 }
 
+impl Snapshot {
+    /// How many rows it has.
+    pub fn rows(&self) -> usize {
+        let Snapshot { applications, series, panes, ids, joins, forgotten } = self;
+        applications.len() + series.len() + panes.len() + ids.len() + joins.len() + forgotten.len()
+    }
+}
+
 impl Engine {
-    /// What changed since the last call.
-    pub fn snapshot(&mut self) -> Snapshot {
+    /// What changed since the last call, whole applications, the longest unsaved first, until
+    /// there are so many rows.
+    pub fn snapshot(&mut self, rows_max: usize) -> Snapshot {
         let mut snapshot = Snapshot::default();
-        let horizon = self.limits.join_horizon;
-        for (tenant, name) in self.names() {
-            if let Some(application) = self.application_mut(&tenant, &name)
-                && std::mem::take(&mut application.dirty)
-            {
-                application.snapshot(horizon, &mut snapshot);
-            }
+        while snapshot.rows() < rows_max
+            && let Some((place, _)) = self.changed.pop_front()
+        {
+            self.applications[place as usize].save(self.limits.join_horizon, &mut snapshot);
+        }
+        snapshot
+    }
+
+    /// What changed of some applications, by tenant and name.
+    pub fn snapshot_of(&mut self, names: &[(Arc<str>, Arc<str>)]) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        for (tenant, name) in names {
+            let Some(place) = self.place(tenant, name) else { continue };
+            self.changed.retain(|(changed, _)| *changed != place);
+            self.applications[place as usize].save(self.limits.join_horizon, &mut snapshot);
         }
         snapshot
     }
@@ -325,7 +343,11 @@ impl Application {
         })
     }
 
-    fn snapshot(&mut self, horizon: Span, snapshot: &mut Snapshot) {
+    fn save(&mut self, horizon: Span, snapshot: &mut Snapshot) {
+        self.listed = false;
+        if !std::mem::take(&mut self.dirty) {
+            return;
+        }
         let (tenant, application) = (self.tenant.to_string(), self.name.to_string());
         snapshot.applications.push(ApplicationRow {
             tenant: tenant.clone(),

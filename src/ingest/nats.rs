@@ -20,8 +20,9 @@ use crate::metrics::Metrics;
 pub const STREAM: &str = "QOA_REPORTS";
 const SUBJECTS: &str = "qoa.reports.>";
 /// Messages asked for at once, and so how many may be under way.
-const BATCH_MESSAGES: usize = 5_000;
-const FORWARD_MAX: usize = 1_000;
+const BATCH_MESSAGES: usize = 20_000;
+/// Messages handed on at once; the more are ready, the more travel together.
+const FORWARD_MAX: usize = 10_000;
 
 /// Finds the stream of reports, or makes it: file storage, reports kept for a week.
 pub async fn stream(context: &jetstream::Context) -> anyhow::Result<stream::Stream> {

@@ -4,20 +4,26 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{Message, RejectedReport, ShardInput, check_time, excerpt, shard_of};
 use crate::contract::Webhook;
-use crate::engine::{Engine, Output, Outputs, Program};
+use crate::engine::{Engine, Output, Outputs, Program, Snapshot};
 use crate::metrics::{Metrics, ShardLabel};
 use crate::report::{self, Reason, Rejection, Report};
 use crate::store::{Checkpoint, Commit};
-use crate::time::Timestamp;
+use crate::time::{Span, Timestamp};
 
 /// Messages that are decoded at once.
-const PART_MESSAGES: usize = 2_048;
-/// State is saved this often while reports come.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+const PART_MESSAGES: usize = 4_096;
+/// Changes wait this long for more before they are saved.
+const SAVE_AFTER: Duration = Duration::from_secs(1);
+/// Rows that are saved at once, give or take an application: no event waits long behind them.
+const ROWS_MAX: usize = 500;
+/// After a save, the database is left alone for so many times as long as it took.
+const REST: u32 = 2;
+/// Applications are silent when no report came for this long.
+const SILENCE: Span = Span::from_micros(500_000);
 
 /// What a shard is told at its start.
 pub struct ShardSettings {
@@ -35,6 +41,25 @@ pub struct ShardSettings {
     pub nats: bool,
 }
 
+/// The clock of an application when it last changed, the wall clock then, and when reports last came.
+struct Anchor {
+    clock: Timestamp,
+    at: Timestamp,
+    heard: Timestamp,
+}
+
+/// How far the engine's state is saved: in rounds, a few applications at a time.
+struct Saving {
+    /// A save that is being written: since when, and who tells when it is done.
+    under_way: Option<(Instant, oneshot::Receiver<()>)>,
+    rest_until: Instant,
+    round_started: Instant,
+    /// Applications that changed before the round and are not saved yet.
+    rest_of_round: usize,
+    /// The position that was handed over last.
+    position: i64,
+}
+
 /// One thread's part of the service.
 pub struct Shard {
     settings: ShardSettings,
@@ -44,10 +69,8 @@ pub struct Shard {
     rejected: mpsc::Sender<RejectedReport>,
     metrics: Arc<Metrics>,
     webhooks: HashMap<String, Vec<Webhook>>,
-    /// For each application, its clock when it last changed, and the wall clock then.
-    anchors: HashMap<(Arc<str>, Arc<str>), (Timestamp, Timestamp)>,
-    saved: Instant,
-    unsaved: bool,
+    anchors: HashMap<(Arc<str>, Arc<str>), Anchor>,
+    saving: Saving,
     /// Messages behind this one are new to every application.
     read_before: i64,
 }
@@ -66,7 +89,6 @@ impl Shard {
         let read_before = settings.positions.values().copied().max().unwrap_or(0);
         Shard {
             read_before,
-            settings,
             engine,
             out,
             commits,
@@ -74,8 +96,14 @@ impl Shard {
             metrics,
             webhooks,
             anchors: HashMap::new(),
-            saved: Instant::now(),
-            unsaved: false,
+            saving: Saving {
+                under_way: None,
+                rest_until: Instant::now(),
+                round_started: Instant::now(),
+                rest_of_round: 0,
+                position: settings.position,
+            },
+            settings,
         }
     }
 
@@ -99,6 +127,7 @@ impl Shard {
 
     fn take_in(&mut self, messages: Vec<Message>, upto: i64) {
         let now = Timestamp::now();
+        self.engine.set_mark(self.settings.position);
         let mut messages = messages;
         messages.retain(|message| self.is_new(message));
         let (engine, out) = (&mut self.engine, &mut self.out);
@@ -121,11 +150,9 @@ impl Shard {
         for (message, rejection) in refused {
             self.refuse(message, rejection);
         }
-        if upto > self.settings.position {
-            self.settings.position = upto;
-            self.unsaved = true;
-        }
-        self.send_outputs(false);
+        self.settings.position = self.settings.position.max(upto);
+        self.engine.set_mark(self.settings.position);
+        self.send_outputs(None);
         self.save_in_time();
     }
 
@@ -165,22 +192,20 @@ impl Shard {
     /// is judged then is saved at once with the clock it was judged by, because reading the
     /// stream again would not bring it about again.
     fn go_on_by_the_wall_clock(&mut self, now: Timestamp) {
-        let mut judged = false;
         for (tenant, application) in self.engine.names() {
             let Some((clock, due)) = self.engine.due(&tenant, &application) else { continue };
-            let anchor = self.anchors.entry((tenant.clone(), application.clone())).or_insert((clock, now));
-            if anchor.0 != clock {
-                *anchor = (clock, now);
+            let key = (tenant.clone(), application.clone());
+            let anchor = self.anchors.entry(key).or_insert(Anchor { clock, at: now, heard: now });
+            if anchor.clock != clock {
+                *anchor = Anchor { clock, at: now, heard: now };
             }
-            let event_time = anchor.0 + now.since(anchor.1);
-            if due.is_some_and(|due| due <= event_time) {
+            let event_time = anchor.clock + now.since(anchor.at);
+            if now.since(anchor.heard) >= SILENCE && due.is_some_and(|due| due <= event_time) {
                 self.engine.advance(&tenant, &application, event_time, &mut self.out);
-                *anchor = (event_time, now);
-                judged = true;
+                *anchor = Anchor { clock: event_time, at: now, heard: anchor.heard };
+                let snapshot = self.engine.snapshot_of(&[(tenant, application)]);
+                self.send_outputs(Some(snapshot));
             }
-        }
-        if judged {
-            self.save();
         }
     }
 
@@ -200,24 +225,42 @@ impl Shard {
         }
     }
 
+    /// Saves a part of what changed, if changes waited for long enough and the database had its rest.
     fn save_in_time(&mut self) {
-        if self.unsaved && self.saved.elapsed() >= CHECKPOINT_EVERY {
-            self.save();
+        let now = Instant::now();
+        if let Some((started, written)) = &mut self.saving.under_way {
+            if matches!(written.try_recv(), Err(oneshot::error::TryRecvError::Empty)) {
+                return;
+            }
+            self.saving.rest_until = now + (now - *started) * REST;
+            self.saving.under_way = None;
         }
+        if now < self.saving.rest_until {
+            return;
+        }
+        if self.saving.rest_of_round == 0 {
+            let nothing_new = self.engine.unsaved() == 0 && self.settings.position == self.saving.position;
+            if nothing_new || now < self.saving.round_started + SAVE_AFTER {
+                return;
+            }
+            self.saving.round_started = now;
+            self.saving.rest_of_round = self.engine.unsaved();
+        }
+        let snapshot = self.engine.snapshot(ROWS_MAX);
+        self.saving.rest_of_round = self.saving.rest_of_round.saturating_sub(snapshot.applications.len());
+        self.send_outputs(Some(snapshot));
     }
 
+    /// Saves everything.
     fn save(&mut self) {
-        self.send_outputs(true);
-        self.saved = Instant::now();
-        self.unsaved = false;
-        let label = ShardLabel { shard: self.settings.number as u64 };
-        self.metrics.series.get_or_create(&label).set(self.engine.series() as i64);
+        let snapshot = self.engine.snapshot(usize::MAX);
+        self.send_outputs(Some(snapshot));
     }
 
-    /// Hands over what came out; with a checkpoint, the engine's state too.
-    fn send_outputs(&mut self, checkpoint: bool) {
+    /// Hands over what came out; with a snapshot, the position that it brings about too.
+    fn send_outputs(&mut self, snapshot: Option<Snapshot>) {
         self.metrics.count(&std::mem::take(&mut self.out.counts));
-        if self.out.list.is_empty() && !checkpoint {
+        if self.out.list.is_empty() && snapshot.is_none() {
             return;
         }
         let mut commit = Commit { nats: self.settings.nats, now: Timestamp::now(), ..Commit::default() };
@@ -231,19 +274,19 @@ impl Shard {
                 Output::Action(action) => commit.actions.push(*action),
             }
         }
-        if checkpoint {
-            commit.checkpoint = Some(Checkpoint {
-                source: self.settings.source.clone(),
-                shard: self.settings.number as i64,
-                shards: self.settings.shards as i64,
-                position: self.settings.position,
-                ahead: if self.settings.position <= self.read_before {
-                    self.settings.positions.clone()
-                } else {
-                    BTreeMap::new()
-                },
-                snapshot: self.engine.snapshot(),
-            });
+        if let Some(snapshot) = snapshot {
+            let taken_in = self.settings.position;
+            let ahead = if taken_in <= self.read_before { self.settings.positions.clone() } else { BTreeMap::new() };
+            let position = self.engine.unsaved_since().unwrap_or(taken_in);
+            let (source, shard) = (self.settings.source.clone(), self.settings.number as i64);
+            let shards = self.settings.shards as i64;
+            commit.checkpoint = Some(Checkpoint { source, shard, shards, position, taken_in, ahead, snapshot });
+            let (written, wait) = oneshot::channel();
+            commit.written = Some(written);
+            self.saving.under_way = Some((Instant::now(), wait));
+            self.saving.position = position;
+            let label = ShardLabel { shard: self.settings.number as u64 };
+            self.metrics.series.get_or_create(&label).set(self.engine.series() as i64);
         }
         // The writer ends only after all shards.
         let _ = self.commits.blocking_send(commit);

@@ -23,6 +23,8 @@ pub struct Commit {
     pub nats: bool,
     /// The wall clock.
     pub now: Timestamp,
+    /// Told when it is written.
+    pub written: Option<tokio::sync::oneshot::Sender<()>>,
 }
 
 /// Engine state, and up to where in the stream it holds.
@@ -33,8 +35,10 @@ pub struct Checkpoint {
     pub shard: i64,
     /// ...of how many.
     pub shards: i64,
-    /// The last message that is part of the state.
+    /// Where reading goes on after a restart: all up to here is part of the state that is stored.
     pub position: i64,
+    /// The last message that the applications of the snapshot have taken in.
+    pub taken_in: i64,
     /// Applications (tenant, name) whose state holds more than that: up to here.
     pub ahead: BTreeMap<(String, String), i64>,
     /// What changed since the checkpoint before.
@@ -149,7 +153,7 @@ async fn write_transition(connection: &mut sqlx::AnyConnection, transition: &Tra
 }
 
 async fn write_checkpoint(connection: &mut sqlx::AnyConnection, checkpoint: &Checkpoint) -> Result<()> {
-    let Checkpoint { source, shard, shards, position, ahead, snapshot } = checkpoint;
+    let Checkpoint { source, shard, shards, position, taken_in, ahead, snapshot } = checkpoint;
     for [tenant, application, contract, objective, input, series] in &snapshot.forgotten {
         let sql = "DELETE FROM series WHERE tenant = $1 AND application = $2 AND contract = $3 AND objective = $4 AND input = $5 AND series = $6";
         let args = [tenant, application, contract, objective, input, series].map(|arg| Arg::from(arg.as_str()));
@@ -157,7 +161,7 @@ async fn write_checkpoint(connection: &mut sqlx::AnyConnection, checkpoint: &Che
     }
     let rows = snapshot.applications.iter().map(|row| {
         let key = (row.tenant.clone(), row.application.clone());
-        let position = ahead.get(&key).map_or(*position, |ahead| *position.max(ahead));
+        let position = ahead.get(&key).map_or(*taken_in, |ahead| *taken_in.max(ahead));
         [
             Arg::from(row.tenant.as_str()),
             row.application.as_str().into(),
@@ -211,7 +215,7 @@ async fn write_checkpoint(connection: &mut sqlx::AnyConnection, checkpoint: &Che
         [
             Arg::from(row.tenant.as_str()),
             row.application.as_str().into(),
-            (*position).into(),
+            (*taken_in).into(),
             row.newest.into(),
             Arg::Bytes(row.ids.clone()),
         ]
@@ -230,7 +234,7 @@ async fn write_checkpoint(connection: &mut sqlx::AnyConnection, checkpoint: &Che
         [
             Arg::from(row.tenant.as_str()),
             row.application.as_str().into(),
-            (*position).into(),
+            (*taken_in).into(),
             row.newest.into(),
             row.entries.as_str().into(),
         ]

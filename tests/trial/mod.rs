@@ -184,7 +184,7 @@ pub fn outputs_of(
     for (text, restart) in steps {
         report::decode(text.as_bytes(), |_, decoded| engine.observe(decoded.unwrap(), &mut out));
         if restarts && *restart {
-            kept.keep(engine.snapshot());
+            kept.keep(engine.snapshot(usize::MAX));
             engine = kept.restart(limits, spec, script);
         }
     }

@@ -60,8 +60,9 @@ impl Record {
             shard: 0,
             shards: 1,
             position: self.blocks,
+            taken_in: self.blocks,
             ahead: BTreeMap::new(),
-            snapshot: engine.snapshot(),
+            snapshot: engine.snapshot(usize::MAX),
         });
         self.runtime.block_on(self.store.commit(&[commit])).context("cannot write to the database")
     }

@@ -200,13 +200,19 @@ async fn insert_many<const N: usize>(
     tail: &str,
     rows: Vec<[Arg; N]>,
 ) -> Result<()> {
+    // SQLite looks up a parameter's name by going through all others, unless it has none.
+    let named = connection.backend_name() != "SQLite";
     for rows in rows.chunks(ROWS_MAX) {
         let mut sql = format!("INSERT INTO {head} VALUES ");
         for row in 0..rows.len() {
             sql.push_str(if row == 0 { "(" } else { ", (" });
             for column in 0..N {
                 let comma = if column == 0 { "" } else { ", " };
-                sql.push_str(&format!("{comma}${}", row * N + column + 1));
+                sql.push_str(comma);
+                match named {
+                    true => sql.push_str(&format!("${}", row * N + column + 1)),
+                    false => sql.push('?'),
+                }
             }
             sql.push(')');
         }

@@ -132,14 +132,11 @@ impl Store {
         next: Timestamp,
         error: Option<String>,
     ) -> Result<()> {
-        let done = (state != DeliveryState::Pending).then(Timestamp::now);
-        let sql = "UPDATE deliveries SET state = $1, attempts = attempts + 1, next_at = $2, error = $3 WHERE id = $4";
-        query(sql, [state.as_str().into(), next.into(), error.into(), id.into()]).execute(&self.write).await?;
-        if let Some(done) = done {
-            query("UPDATE deliveries SET done_at = $1 WHERE id = $2", [done.into(), id.into()])
-                .execute(&self.write)
-                .await?;
-        }
+        let done = (state != DeliveryState::Pending).then(|| Timestamp::now().as_micros());
+        let sql = "UPDATE deliveries SET state = $1, attempts = attempts + 1, next_at = $2, error = $3, \
+                   done_at = COALESCE($4, done_at) WHERE id = $5";
+        let query = query(sql, [state.as_str().into(), next.into(), error.into()]).bind(done).bind(id.to_owned());
+        query.execute(&self.write).await?;
         Ok(())
     }
 

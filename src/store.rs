@@ -72,6 +72,7 @@ impl Store {
             &[
                 include_str!("../migrations/sqlite/0001_start.sql"),
                 include_str!("../migrations/sqlite/0002_predictions.sql"),
+                include_str!("../migrations/sqlite/0003_compact.sql"),
             ]
         } else {
             &[

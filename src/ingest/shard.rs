@@ -19,9 +19,9 @@ const PART_MESSAGES: usize = 4_096;
 /// Changes wait this long for more before they are saved.
 const SAVE_AFTER: Duration = Duration::from_secs(1);
 /// Rows that are saved at once, give or take an application: no event waits long behind them.
-const ROWS_MAX: usize = 500;
+const ROWS_MAX: usize = 200;
 /// After a save, the database is left alone for so many times as long as it took.
-const REST: u32 = 2;
+const REST: u32 = 5;
 /// Applications are silent when no report came for this long.
 const SILENCE: Span = Span::from_micros(500_000);
 
@@ -190,7 +190,7 @@ impl Shard {
 
     /// Silent applications: event time goes on from where it was as the wall clock does. What
     /// is judged then is saved at once with the clock it was judged by, because reading the
-    /// stream again would not bring it about again.
+    /// stream again would not bring it about again. What has no consequence can wait.
     fn go_on_by_the_wall_clock(&mut self, now: Timestamp) {
         for (tenant, application) in self.engine.names() {
             let Some((clock, due)) = self.engine.due(&tenant, &application) else { continue };
@@ -203,8 +203,10 @@ impl Shard {
             if now.since(anchor.heard) >= SILENCE && due.is_some_and(|due| due <= event_time) {
                 self.engine.advance(&tenant, &application, event_time, &mut self.out);
                 *anchor = Anchor { clock: event_time, at: now, heard: anchor.heard };
-                let snapshot = self.engine.snapshot_of(&[(tenant, application)]);
-                self.send_outputs(Some(snapshot));
+                if !self.out.list.is_empty() {
+                    let snapshot = self.engine.snapshot_of(&[(tenant, application)]);
+                    self.send_outputs(Some(snapshot));
+                }
             }
         }
     }

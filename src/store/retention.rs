@@ -28,7 +28,7 @@ impl Default for Retention {
 impl Store {
     /// Forgets what is older than it is kept; returns how many rows went.
     pub async fn forget_old(&self, retention: Retention, now: Timestamp) -> Result<u64> {
-        let panes = "DELETE FROM panes WHERE EXISTS (SELECT 1 FROM applications a WHERE a.tenant = panes.tenant \
+        let panes = "DELETE FROM panes WHERE start_at < (SELECT MAX(clock_at) FROM applications) - $1 AND EXISTS (SELECT 1 FROM applications a WHERE a.tenant = panes.tenant \
                      AND a.application = panes.application AND panes.start_at < a.clock_at - $1 AND panes.start_at < a.needed_at)";
         let mut gone = query(panes, [retention.panes.as_micros().into()]).execute(&self.write).await?.rows_affected();
         // Transitions tell when an end was recorded, so they go last.

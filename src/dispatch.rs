@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rand::RngExt;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -64,7 +64,13 @@ impl Carrier {
 }
 
 /// Sends what is due until stopped, then lets the attempts under way end.
-pub async fn run(store: Store, carrier: Carrier, outbox: Arc<Notify>, metrics: Arc<Metrics>, stop: CancellationToken) {
+pub async fn run(
+    store: Store,
+    carrier: Carrier,
+    mut outbox: watch::Receiver<()>,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) {
     let attempts = TaskTracker::new();
     let permits = Arc::new(Semaphore::new(ATTEMPTS_MAX));
     let busy = Arc::new(Mutex::new(HashMap::<String, usize>::new()));
@@ -105,7 +111,7 @@ pub async fn run(store: Store, carrier: Carrier, outbox: Arc<Notify>, metrics: A
             });
         }
         if !more {
-            let wait = tokio::time::timeout(Duration::from_millis(200), outbox.notified());
+            let wait = tokio::time::timeout(Duration::from_millis(200), outbox.changed());
             let _ = stop.run_until_cancelled(wait).await;
         } else if permits.available_permits() == 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;

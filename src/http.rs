@@ -10,7 +10,7 @@ use axum::http::header;
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -48,7 +48,7 @@ pub struct App {
     /// Where reports go.
     pub inlet: Inlet,
     /// Wakes the dispatcher.
-    pub outbox: Arc<Notify>,
+    pub outbox: watch::Sender<()>,
     /// Who may do what; without any, everybody may do everything.
     pub tokens: Arc<[Token]>,
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -147,7 +147,12 @@ pub fn commits() -> (mpsc::Sender<Commit>, mpsc::Receiver<Commit>) {
 
 /// Writes commits until all shards have ended. A database that fails is tried again for as
 /// long as it takes: the shards wait meanwhile, and the source keeps what comes.
-pub async fn write(store: Store, mut commits: mpsc::Receiver<Commit>, outbox: Arc<Notify>, metrics: Arc<Metrics>) {
+pub async fn write(
+    store: Store,
+    mut commits: mpsc::Receiver<Commit>,
+    outbox: watch::Sender<()>,
+    metrics: Arc<Metrics>,
+) {
     let mut waiting = Vec::new();
     while commits.recv_many(&mut waiting, COMMITS_MAX).await > 0 {
         let mut pause = Duration::from_millis(50);
@@ -158,7 +163,7 @@ pub async fn write(store: Store, mut commits: mpsc::Receiver<Commit>, outbox: Ar
             pause = (pause * 2).min(Duration::from_secs(5));
         }
         if waiting.iter().any(|commit| !commit.transitions.is_empty() || !commit.actions.is_empty()) {
-            outbox.notify_one();
+            outbox.send_replace(());
         }
         for written in waiting.drain(..).filter_map(|commit| commit.written) {
             // The shard may have ended.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use async_nats::service::ServiceExt;
 use futures::StreamExt;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -69,7 +69,7 @@ pub async fn start(config: Config) -> anyhow::Result<Service> {
     let address = listener.local_addr()?;
     let source = connect(&config).await?;
     let metrics = Arc::new(Metrics::default());
-    let outbox = Arc::new(Notify::new());
+    let outbox = watch::Sender::new(());
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let (fail, failed) = mpsc::channel(8);
 
@@ -120,7 +120,7 @@ pub async fn start(config: Config) -> anyhow::Result<Service> {
     tasks.spawn(catalog.clone().watch(stop.clone()));
     tasks.spawn(shards.clone().tick(stop.clone()));
     let carrier = Carrier::Webhooks(webhook::Sender::new().context("cannot make an HTTP client")?);
-    tasks.spawn(dispatch::run(store.clone(), carrier, outbox.clone(), metrics.clone(), stop.clone()));
+    tasks.spawn(dispatch::run(store.clone(), carrier, outbox.subscribe(), metrics.clone(), stop.clone()));
     let inlet = match &source {
         Source::Journal(appended) => {
             drop(rejected_receiver);
@@ -137,10 +137,8 @@ pub async fn start(config: Config) -> anyhow::Result<Service> {
         }
         Source::Nats(client, context, name) => {
             tasks.spawn(nats::publish_rejected(client.clone(), rejected_receiver));
-            let outbox_nats = Arc::new(Notify::new());
-            tasks.spawn(relay(outbox.clone(), outbox_nats.clone(), stop.clone()));
             let carrier = Carrier::Nats(client.clone());
-            tasks.spawn(dispatch::run(store.clone(), carrier, outbox_nats, metrics.clone(), stop.clone()));
+            tasks.spawn(dispatch::run(store.clone(), carrier, outbox.subscribe(), metrics.clone(), stop.clone()));
             let reading =
                 nats::read(*context.clone(), name.clone(), shards, restored.position, metrics.clone(), stop.clone());
             spawn_vital(&tasks, &fail, reading);
@@ -219,13 +217,6 @@ async fn connect(config: &Config) -> anyhow::Result<Source> {
     let mut stream = nats::stream(&context).await?;
     let name = nats::source_name(stream.info().await.context("cannot ask for the stream QOA_REPORTS")?);
     Ok(Source::Nats(client, Box::new(context), name))
-}
-
-/// Two dispatchers listen for one notification.
-async fn relay(first: Arc<Notify>, second: Arc<Notify>, stop: CancellationToken) {
-    while stop.run_until_cancelled(first.notified()).await.is_some() {
-        second.notify_one();
-    }
 }
 
 /// The NATS service `qualm`: questions on `qoa.explain.<question>`.

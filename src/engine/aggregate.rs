@@ -204,6 +204,13 @@ impl Accumulator {
         }
     }
 
+    /// Makes room for as much as another holds.
+    pub fn reserve_like(&mut self, other: &Accumulator) {
+        if let (Accumulator::Quantile { sketch, .. }, Accumulator::Quantile { sketch: theirs, .. }) = (self, other) {
+            sketch.reserve_like(theirs);
+        }
+    }
+
     /// Adds what a later accumulator of the same kind holds. Other kinds are left alone:
     /// they cannot meet, since a series keeps one kind.
     pub fn merge(&mut self, later: &Accumulator) {

@@ -92,7 +92,7 @@ pub(super) struct Series {
     pub last_data: Timestamp,
     pub lifecycle: Lifecycle,
     /// What it remembers beyond its panes, and whether that changed since the last snapshot.
-    pub memory: Option<Memory>,
+    pub memory: Option<Box<Memory>>,
     pub memory_dirty: bool,
     pub dirty: bool,
 }
@@ -293,7 +293,7 @@ impl Watched {
             first,
             last_data: time,
             lifecycle: Lifecycle::default(),
-            memory: Memory::new(input, first),
+            memory: Memory::new(input, first).map(Box::new),
             memory_dirty: true,
             dirty: false,
         });

@@ -48,6 +48,14 @@ impl Pane {
         Pane { start, accumulator: gauge.empty(), shares: Vec::new(), dirty: false }
     }
 
+    /// An empty pane with room for as much as another holds.
+    fn like(other: &Pane, start: Timestamp, gauge: &Gauge) -> Pane {
+        let mut pane = Pane::new(start, gauge);
+        pane.shares.reserve_exact(other.shares.len());
+        pane.accumulator.reserve_like(&other.accumulator);
+        pane
+    }
+
     /// Adds an observation; `part` is the group it belongs to, and `at` where its instance stood
     /// among the shares last time.
     pub fn add(
@@ -115,7 +123,12 @@ impl Panes {
         let index = match place {
             Ok(index) => index,
             Err(index) => {
-                self.0.insert(index, Pane::new(start, gauge));
+                // It will most likely hold what the one before holds.
+                let pane = match index.checked_sub(1).and_then(|before| self.0.get(before)) {
+                    Some(before) => Pane::like(before, start, gauge),
+                    None => Pane::new(start, gauge),
+                };
+                self.0.insert(index, pane);
                 index
             }
         };

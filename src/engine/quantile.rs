@@ -42,6 +42,11 @@ fn middle(bin: i32) -> f64 {
 }
 
 impl Sketch {
+    /// Makes room for as many bins as another has.
+    pub fn reserve_like(&mut self, other: &Sketch) {
+        self.0.reserve_exact(other.0.len());
+    }
+
     /// Counts a finite value.
     pub fn add(&mut self, value: f64) {
         let bin = bin(value);

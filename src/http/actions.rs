@@ -79,7 +79,7 @@ pub(super) async fn approve(
         return Err(Problem::new(409, "conflict", detail));
     }
     let action = found(app.store.approve(&id, &approval.by, app.inlet.is_nats()).await?, &id)?;
-    app.outbox.notify_one();
+    app.outbox.send_replace(());
     Ok(Json(action))
 }
 

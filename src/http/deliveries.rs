@@ -49,6 +49,6 @@ pub(super) async fn list(
 )]
 pub(super) async fn replay(State(app): State<App>, Path(id): Path<String>) -> Result<Json<DeliveryRecord>, Problem> {
     let delivery = app.store.replay_delivery(&id).await?;
-    app.outbox.notify_one();
+    app.outbox.send_replace(());
     delivery.ok_or_else(|| Problem::not_found(format!("there is no delivery {id}"))).map(Json)
 }

@@ -3,7 +3,7 @@
 .PHONY: help demo test interop lint bench bench-service bench-check peers
 
 help: ## what can be made
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
 demo: ## a simulated pipeline breaks and recovers, in a minute
 	@scripts/find-nats-server >/dev/null

@@ -76,7 +76,7 @@ pub(super) fn digest(dimensions: &Dimensions<'_>) -> u128 {
 
 /// A digest of texts, each with its length. Hashed in one go, which is faster than piece by piece.
 pub(super) fn digest_of<'t>(texts: impl Iterator<Item = &'t str>) -> u128 {
-    let mut bytes: SmallVec<[u8; 512]> = SmallVec::new();
+    let mut bytes = Vec::with_capacity(256);
     for text in texts {
         bytes.extend_from_slice(&(text.len() as u32).to_le_bytes());
         bytes.extend_from_slice(text.as_bytes());

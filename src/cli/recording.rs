@@ -10,8 +10,11 @@ use crate::report::Rejection;
 
 /// Bytes that are read at once...
 const BLOCK_BYTES: usize = 64 << 20;
-/// ...and decoded at once.
-const PART_BYTES: usize = 16 << 20;
+/// ...and decoded at once: for each application enough to pay for bringing its state to mind, but
+/// no more in all than caches hold, if there are few.
+const PART_BYTES_EACH: usize = 16 << 10;
+const PART_BYTES_MIN: usize = 256 << 10;
+const PART_BYTES_MAX: usize = 16 << 20;
 /// Where a report ends and the next begins, even where reports stretch over lines.
 const BETWEEN: &[u8] = b"\n{";
 const REJECTIONS_SHOWN: usize = 10;
@@ -55,13 +58,14 @@ impl Blocks {
     }
 }
 
-/// The parts of a block, of whole reports. An array is one part.
-pub(super) fn parts(block: &[u8]) -> impl Iterator<Item = &[u8]> {
+/// The parts of a block, of whole reports of a number of applications. An array is one part.
+pub(super) fn parts(block: &[u8], applications: usize) -> impl Iterator<Item = &[u8]> {
+    let bytes = (PART_BYTES_EACH * applications).clamp(PART_BYTES_MIN, PART_BYTES_MAX);
     let mut rest = block;
     let is_array = block.trim_ascii_start().starts_with(b"[");
     std::iter::from_fn(move || {
-        let end = rest.get(PART_BYTES..).filter(|_| !is_array).and_then(|tail| memchr::memmem::find(tail, BETWEEN));
-        let (part, others) = rest.split_at(end.map_or(rest.len(), |at| PART_BYTES + at + 1));
+        let end = rest.get(bytes..).filter(|_| !is_array).and_then(|tail| memchr::memmem::find(tail, BETWEEN));
+        let (part, others) = rest.split_at(end.map_or(rest.len(), |at| bytes + at + 1));
         rest = others;
         (!part.is_empty()).then_some(part)
     })

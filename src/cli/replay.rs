@@ -64,13 +64,14 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     for (program, _) in programs {
         engine.set_contract(program, &mut out);
     }
+    let applications = engine.names().len();
     let mut printer = Printer::new(arguments.format);
     let mut rejected = Rejected::default();
     let mut progress = Progress::new();
     let mut blocks = Blocks::open(&arguments.reports)?;
     while let Some(block) = blocks.next()? {
         report::decode_ahead(
-            parts(block),
+            parts(block, applications),
             |part, batch| batch.decode(part, usize::MAX, (), |_, _| Ok(())),
             |batch| {
                 for (good, _, rejection) in &batch.refused {

@@ -62,7 +62,7 @@ class Service:
                 pick = self.random.integers(len(self.images))
                 image, label = self.images[pick], int(self.labels[pick])
                 if shifted:
-                    image = ndimage.rotate(image, 35, reshape=False, order=1) + self.random.normal(0, 2, image.shape)
+                    image = ndimage.rotate(image, 35, reshape=False, order=1) + self.random.normal(0, 1.5, image.shape)
                     image = np.clip(image, 0, 16)
                 scores = self.model.predict_proba(image.reshape(1, -1))[0]
                 prediction = {str(digit): round(float(score), 6) for digit, score in enumerate(scores)}

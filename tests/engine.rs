@@ -171,6 +171,16 @@ fn a_contract_counts_from_and_until_its_dates() {
 }
 
 #[test]
+fn an_observation_that_comes_after_the_end_of_a_contract_is_judged_with_its_window() {
+    let time = |at: f64| Timestamp::from_epoch_seconds(START + at).unwrap();
+    let mut trial = given(&format!("  effective: {{until: {}}}\n{MEAN}}}", time(15.0)));
+    trial.x(1.0, 0.5).advance(10.0);
+    trial.x(11.0, 0.5).advance(15.0);
+    trial.x(14.0, 0.5);
+    assert_eq!(trial.advance(20.0).then(), ["10 met 0.5", "20 met 0.5"]);
+}
+
+#[test]
 fn a_changed_contract_keeps_unchanged_objectives_and_withdraws_removed_ones() {
     let two = |second: &str| {
         format!(

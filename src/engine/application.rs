@@ -247,8 +247,10 @@ impl Application {
         ends.max()
     }
 
+    /// Forgets what was looked up; what follows from an observation's pane is looked at anew.
     pub(super) fn forget_routes(&mut self) {
         self.routes.clear();
+        self.lanes.lanes.iter_mut().for_each(|lane| lane.pane = Timestamp::MAX);
     }
 }
 

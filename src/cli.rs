@@ -18,6 +18,7 @@ mod check;
 mod demo;
 mod explain;
 mod import;
+mod publish;
 mod recording;
 mod replay;
 mod report;

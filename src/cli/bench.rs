@@ -5,10 +5,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use async_nats::jetstream;
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
 
+use super::publish::Publisher;
 use super::recording::Progress;
 use super::{Format, Outcome};
 use crate::load::{self, Load};
@@ -74,8 +72,6 @@ pub(super) struct Arguments {
 const WINDOW: usize = 4_096;
 /// Reports that travel in one HTTP request.
 const LINES: u64 = 500;
-/// Event time between reports that are not sent at a rate: 20,000 a second.
-const STEP: Span = Span::from_micros(50);
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     if let Some(folder) = &arguments.contracts {
@@ -87,7 +83,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         }
     }
     anyhow::ensure!(arguments.rate.is_none_or(|rate| rate > 0.0 && rate <= 1e6), "--rate is from 0 to a million");
-    let step = arguments.rate.map_or(STEP, |rate| Span::from_micros((1e6 / rate).round() as i64));
+    let step = arguments.rate.map_or(Load::default().step, |rate| Span::from_micros((1e6 / rate).round() as i64));
     let now = Timestamp::now();
     let past = if arguments.rate.is_some() { 0 } else { step.as_micros() * arguments.count as i64 };
     let load = Load {
@@ -154,10 +150,7 @@ impl Pace {
 }
 
 async fn to_nats(url: &str, load: &Load, count: u64, pace: &mut Pace) -> anyhow::Result<()> {
-    let client = async_nats::connect(url).await.with_context(|| format!("cannot connect to NATS at {url}"))?;
-    let context = jetstream::new(client);
-    crate::ingest::nats::stream(&context).await?;
-    let mut waiting = FuturesUnordered::new();
+    let mut publisher = Publisher::connect(url, WINDOW).await?;
     let mut line = String::new();
     while pace.sent < count {
         for n in pace.sent..pace.sent + pace.due(count - pace.sent).await {
@@ -165,17 +158,11 @@ async fn to_nats(url: &str, load: &Load, count: u64, pace: &mut Pace) -> anyhow:
             let (application, stage) = load.write(n, &mut line);
             let body = line.trim_end().to_owned();
             let subject = format!("qoa.reports.default.app-{application}.stage-{stage}");
-            waiting.push(context.publish(subject, body.into()).await?.into_future());
-            if waiting.len() >= WINDOW {
-                waiting.next().await.transpose()?;
-            }
+            publisher.publish(subject, body).await?;
             pace.sent += 1;
         }
     }
-    while let Some(acknowledged) = waiting.next().await {
-        acknowledged?;
-    }
-    Ok(())
+    publisher.finish().await
 }
 
 async fn to_http(server: &str, load: &Load, count: u64, pace: &mut Pace) -> anyhow::Result<()> {

@@ -3,10 +3,8 @@
 use std::io::{BufRead, Write};
 
 use anyhow::Context;
-use async_nats::jetstream;
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
 
+use super::publish::Publisher;
 use super::{Format, Outcome};
 use crate::report;
 
@@ -54,11 +52,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
 }
 
 async fn to_nats(url: &str) -> anyhow::Result<(u64, u64)> {
-    let client = async_nats::connect(url).await.with_context(|| format!("cannot connect to NATS at {url}"))?;
-    let context = jetstream::new(client);
-    crate::ingest::nats::stream(&context).await?;
+    let mut publisher = Publisher::connect(url, WINDOW).await?;
     let (mut sent, mut refused) = (0, 0);
-    let mut waiting = FuturesUnordered::new();
     for (number, line) in std::io::stdin().lock().lines().enumerate() {
         let line = line.context("cannot read standard input")?;
         if line.trim().is_empty() {
@@ -73,7 +68,7 @@ async fn to_nats(url: &str) -> anyhow::Result<(u64, u64)> {
         });
         match subject {
             Ok(subject) => {
-                waiting.push(context.publish(subject, line.into()).await?.into_future());
+                publisher.publish(subject, line).await?;
                 sent += 1;
             }
             Err(message) => {
@@ -81,13 +76,8 @@ async fn to_nats(url: &str) -> anyhow::Result<(u64, u64)> {
                 writeln!(std::io::stderr(), "line {}: {message}", number + 1)?;
             }
         }
-        if waiting.len() >= WINDOW {
-            waiting.next().await.transpose()?;
-        }
     }
-    while let Some(acknowledged) = waiting.next().await {
-        acknowledged?;
-    }
+    publisher.finish().await?;
     Ok((sent, refused))
 }
 

@@ -5,7 +5,6 @@
 //! the same as no restart.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -190,11 +189,10 @@ impl Engine {
         snapshot
     }
 
-    /// What changed of some applications, by tenant and name.
-    pub fn snapshot_of(&mut self, names: &[(Arc<str>, Arc<str>)]) -> Snapshot {
+    /// What changed of one application.
+    pub fn snapshot_of(&mut self, tenant: &str, application: &str) -> Snapshot {
         let mut snapshot = Snapshot::default();
-        for (tenant, name) in names {
-            let Some(place) = self.place(tenant, name) else { continue };
+        if let Some(place) = self.place(tenant, application) {
             self.changed.retain(|(changed, _)| *changed != place);
             self.applications[place as usize].save(self.limits.join_horizon, &mut snapshot);
         }

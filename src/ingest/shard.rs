@@ -204,7 +204,7 @@ impl Shard {
                 self.engine.advance(&tenant, &application, event_time, &mut self.out);
                 *anchor = Anchor { clock: event_time, at: now, heard: anchor.heard };
                 if !self.out.list.is_empty() {
-                    let snapshot = self.engine.snapshot_of(&[(tenant, application)]);
+                    let snapshot = self.engine.snapshot_of(&tenant, &application);
                     self.send_outputs(Some(snapshot));
                 }
             }

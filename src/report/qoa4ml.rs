@@ -29,8 +29,6 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Report<'_>, Refusal> {
     wire.into_report(bytes)
 }
 
-type Object<'a, V> = Pairs<'a, V>;
-
 #[derive(Deserialize)]
 struct Wire<'a> {
     #[serde(borrow)]
@@ -76,12 +74,12 @@ struct ClientConfig<'a> {
 #[derive(Deserialize, Default)]
 struct Stages<'a> {
     #[serde(borrow, default)]
-    service: Object<'a, Stage<'a>>,
+    service: Pairs<'a, Stage<'a>>,
     #[serde(borrow, default)]
-    data: Object<'a, Stage<'a>>,
+    data: Pairs<'a, Stage<'a>>,
     /// Of an `MLReport`: by instance id.
     #[serde(borrow, default)]
-    ml_inference: Option<Object<'a, MlInference<'a>>>,
+    ml_inference: Option<Pairs<'a, MlInference<'a>>>,
     /// Of a `RoheReport`.
     #[serde(borrow, default)]
     ml_specific: Option<InferenceGraph<'a>>,
@@ -91,7 +89,7 @@ struct Stages<'a> {
 struct Stage<'a> {
     /// By name, then by instance id.
     #[serde(borrow, default)]
-    metrics: Object<'a, Object<'a, Metric>>,
+    metrics: Pairs<'a, Pairs<'a, Metric>>,
 }
 
 #[derive(Deserialize)]
@@ -119,13 +117,13 @@ struct MlInference<'a> {
 #[derive(Deserialize)]
 struct InferenceGraph<'a> {
     #[serde(borrow)]
-    linked_list: Object<'a, Link<MlInference<'a>>>,
+    linked_list: Pairs<'a, Link<MlInference<'a>>>,
 }
 
 #[derive(Deserialize)]
 struct ExecutionGraph<'a> {
     #[serde(borrow)]
-    linked_list: Object<'a, Link<Instance<'a>>>,
+    linked_list: Pairs<'a, Link<Instance<'a>>>,
 }
 
 #[derive(Deserialize)]

@@ -69,8 +69,17 @@ pub struct Spec {
     /// What reported payloads look like; the share that does is `data.validity`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload: Option<Payload>,
+    /// For each stage, the stages before it, where reports do not say so.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub upstream: BTreeMap<String, Vec<String>>,
     /// The promises.
     pub objectives: Vec<Objective>,
+    /// Event times that do not count when the contract is settled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub excluded: Vec<Excluded>,
+    /// What answers to consumers may not name.
+    #[serde(default, skip_serializing_if = "Visibility::is_open")]
+    pub visibility: Visibility,
     /// What to do about violations.
     #[serde(default)]
     pub actions: Vec<ActionRule>,
@@ -133,6 +142,32 @@ impl Effective {
     /// Whether an event time lies inside.
     pub fn contains(&self, time: Timestamp) -> bool {
         self.from.is_none_or(|from| from <= time) && self.until.is_none_or(|until| time < until)
+    }
+}
+
+/// A period that does not count: maintenance, a move, a holiday.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+pub struct Excluded {
+    /// First instant.
+    pub from: Timestamp,
+    /// First instant after.
+    pub until: Timestamp,
+    /// Why.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// What answers to consumers may not name.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
+pub struct Visibility {
+    /// Dimensions whose values are kept back: labels, `stage`, `instance`.
+    #[serde(default)]
+    pub keep_back: Vec<String>,
+}
+
+impl Visibility {
+    fn is_open(&self) -> bool {
+        self.keep_back.is_empty()
     }
 }
 
@@ -210,6 +245,9 @@ pub struct Objective {
     /// What an empty window means.
     #[serde(default)]
     pub no_data: NoData,
+    /// The share of judgements that must be met for the objective to be met over a period.
+    #[serde(default = "all", skip_serializing_if = "is_all")]
+    pub attainment: f64,
     /// An open violation without data for this long resolves as stale.
     #[serde(default = "hour")]
     pub stale_after: Span,
@@ -217,6 +255,14 @@ pub struct Objective {
 
 fn one() -> u64 {
     1
+}
+
+fn all() -> f64 {
+    1.0
+}
+
+fn is_all(attainment: &f64) -> bool {
+    *attainment >= 1.0
 }
 
 fn hour() -> Span {

@@ -22,6 +22,8 @@ mod seen;
 mod predictions;
 mod relays;
 mod graph;
+mod slice;
+mod requests;
 // ...is counted...
 mod program;
 mod pane;
@@ -43,6 +45,7 @@ mod chart;
 // ...and judged.
 mod judge;
 mod verdict;
+mod tally;
 mod detail;
 mod lifecycle;
 mod action;
@@ -56,9 +59,12 @@ pub use graph::Graph;
 pub use lifecycle::Open;
 pub use lifecycle::{Latest, Lifecycle, Phase, Resolution};
 pub use program::{Feed, Program, Promised, derived_id};
+pub use requests::{COST, REQUEST, RESPONSE_TIME, STAGE as REQUEST_STAGE, SUCCESS, StepRow, TruthRow};
 use route::Lanes;
 pub use seen::{MEMORY as ID_MEMORY, Seen};
+pub use slice::{ERROR as PREDICTION_ERROR, MADE as PREDICTIONS_MADE, SliceRow, Sums, test_of};
 pub use snapshot::{ApplicationRow, IdRow, JoinRow, PaneRow, SeriesRow, Snapshot};
+pub use tally::TallyRow;
 pub use verdict::{
     Action, ActionState, Contributor, Counterfactual, Evaluation, Evidence, State, Transition, Verdict, Window, short,
     short_value,
@@ -75,6 +81,8 @@ pub struct Limits {
     pub ids_max: usize,
     /// How long inferences and feedback wait for each other, in event time.
     pub join_horizon: Span,
+    /// A request is complete when no step of it has come for this long, in event time.
+    pub request_timeout: Span,
     /// Inferences and feedback that wait, in all applications together.
     pub pending_max: usize,
     /// Whether [`Engine::snapshot`] is going to be called, so that changes must be kept for it.
@@ -88,6 +96,7 @@ impl Default for Limits {
             series_max: 200_000,
             ids_max: 1_000_000,
             join_horizon: Span::seconds(3_600),
+            request_timeout: Span::seconds(10),
             pending_max: 500_000,
             snapshots: false,
         }
@@ -247,7 +256,7 @@ impl Engine {
         while self.pending > self.limits.pending_max && application.joiner.len() > 0 {
             application.joiner.forget_oldest();
             self.pending -= 1;
-            out.counts.given_up += 1;
+            out.counts.given_up += u64::from(application.joins);
         }
         while self.ids > self.limits.ids_max && application.seen.forget_oldest() {
             self.ids -= 1;
@@ -293,7 +302,7 @@ impl Engine {
     /// Moves the clock of one application on and judges what becomes due.
     pub fn advance(&mut self, tenant: &str, application: &str, clock: Timestamp, out: &mut Outputs) {
         if let Some(place) = self.place(tenant, application) {
-            self.applications[place as usize].advance(clock, self.limits.lateness, out);
+            self.applications[place as usize].advance(clock, &self.limits, out);
             self.note_change(place);
         }
     }
@@ -301,6 +310,10 @@ impl Engine {
     /// Advances every application until each window that holds data has closed.
     pub fn finish(&mut self, out: &mut Outputs) {
         for (tenant, name) in self.names() {
+            let complete = self.application(&tenant, &name).and_then(|application| application.requests.last_end());
+            if let Some(end) = complete {
+                self.advance(&tenant, &name, end + self.limits.lateness + Span::from_micros(1), out);
+            }
             let end = self.application(&tenant, &name).and_then(Application::last_end);
             if let Some(end) = end {
                 self.advance(&tenant, &name, end + self.limits.lateness, out);
@@ -318,7 +331,9 @@ impl Engine {
     /// The clock of an application, and the clock at which something becomes due.
     pub fn due(&self, tenant: &str, application: &str) -> Option<(Timestamp, Option<Timestamp>)> {
         let application = self.application(tenant, application)?;
-        Some((application.clock, application.next_due.map(|due| due + self.limits.lateness)))
+        let complete = application.requests.next_end().map(|at| at + Span::from_micros(1));
+        let due = application.next_due.into_iter().chain(complete).min();
+        Some((application.clock, due.map(|due| due + self.limits.lateness)))
     }
 
     /// The contracts in force.
@@ -348,6 +363,8 @@ impl Engine {
         application.series.keep = self.limits.snapshots;
         application.joiner.keep = self.limits.snapshots;
         application.relays.keep = self.limits.snapshots;
+        application.requests.keep = self.limits.snapshots;
+        application.slices.keep = self.limits.snapshots;
         application.bind(program, out);
         self.note_change(place);
     }
@@ -432,7 +449,9 @@ impl Application {
         }
         self.lanes = Lanes::of(&self.bound);
         let mut inputs = self.bound.iter().flat_map(|bound| &bound.watched).flat_map(|w| &w.promised.inputs);
-        self.joins = inputs.any(|input| matches!(input.feed, Feed::Joined | Feed::Coverage));
+        self.joins = inputs.clone().any(|input| matches!(input.feed, Feed::Joined | Feed::Coverage));
+        self.requests.want(inputs.any(|input| input.indicator.attribute.starts_with(REQUEST)));
+        self.slices.bind(&self.bound);
         self.next_due = self.find_next_due();
     }
 }

@@ -15,7 +15,7 @@ use crate::catalog::{self, Catalog};
 use crate::config::Config;
 use crate::dispatch::{self, Carrier, outcome, webhook};
 use crate::engine::{Engine, Limits, Outputs};
-use crate::explain::{self, QUESTIONS, Subject};
+use crate::explain::{self, Subject};
 use crate::http::{self, App, Inlet};
 use crate::ingest::{self, Shard, ShardSettings, Shards, journal, nats, shard_of};
 use crate::metrics::Metrics;
@@ -222,11 +222,13 @@ async fn connect(config: &Config) -> anyhow::Result<Source> {
 /// The NATS service `qualm`: questions on `qoa.explain.<question>`.
 async fn answer(store: Store, client: async_nats::Client, stop: CancellationToken) -> anyhow::Result<()> {
     let failed = |error: async_nats::Error| anyhow::anyhow!("cannot offer the NATS service: {error}");
-    let service = client.service_builder().description("Says why promises were broken");
+    let service = client
+        .service_builder()
+        .description("Answers questions about promises: why, where, which, root-cause and others");
     let service = service.start("qualm", env!("CARGO_PKG_VERSION")).await.map_err(failed)?;
     let group = service.group("qoa.explain");
     let mut endpoints = Vec::new();
-    for question in QUESTIONS {
+    for question in explain::questions() {
         let endpoint = group.endpoint(question).await.map_err(failed)?;
         endpoints.push(endpoint.map(move |request| (question, request)));
     }
@@ -234,13 +236,17 @@ async fn answer(store: Store, client: async_nats::Client, stop: CancellationToke
     while let Some(Some((question, request))) = stop.run_until_cancelled(requests.next()).await {
         let error = |code, status: String| async_nats::service::error::Error { code, status };
         let answer = match serde_json::from_slice::<Subject>(&request.message.payload) {
-            Err(fault) => Err(error(400, format!("{fault}; send {{\"violation\": ID}}"))),
+            Err(fault) => Err(error(
+                400,
+                format!("{fault}; send a JSON object such as {{\"violation\": ID}} or {{\"application\": NAME}}"),
+            )),
             Ok(subject) => match explain::answer(&store, question, &subject).await {
                 Ok(answer) => Ok(serde_json::to_vec(&answer).unwrap_or_default().into()),
                 Err(explain::ExplainError::Store(fault)) => {
                     tracing::error!("explain: {fault}");
                     Err(error(503, "the database does not answer".to_owned()))
                 }
+                Err(fault @ explain::ExplainError::Subject(_)) => Err(error(400, fault.to_string())),
                 Err(fault) => Err(error(404, fault.to_string())),
             },
         };
@@ -251,6 +257,9 @@ async fn answer(store: Store, client: async_nats::Client, stop: CancellationToke
 
 async fn forget(store: Store, retention: Retention, stop: CancellationToken) {
     loop {
+        if let Err(error) = store.roll_up().await {
+            tracing::error!("cannot add up what was observed: {error}");
+        }
         match store.forget_old(retention, Timestamp::now()).await {
             Ok(0) => {}
             Ok(rows) => tracing::info!("forgot {rows} rows that were older than they are kept"),

@@ -12,16 +12,20 @@ use sqlx::{Any, AnyPool, AssertSqlSafe, Row, SqlSafeStr, SqlStr};
 use crate::time::Timestamp;
 
 mod actions;
+mod ask;
 mod commit;
 mod contracts;
 mod deliveries;
 mod journal;
 mod outbox;
 mod retention;
+mod slices;
 mod state;
+mod steps;
 mod violations;
 
 pub use actions::{ActionQuery, ActionRecord, OUTCOME_STATES, Outcome};
+pub use ask::{Asked, Row as AskedRow};
 pub use commit::{Checkpoint, Commit};
 pub use contracts::ContractVersion;
 pub use deliveries::{DeliveryRecord, DeliveryState, Due};
@@ -73,11 +77,13 @@ impl Store {
                 include_str!("../migrations/sqlite/0001_start.sql"),
                 include_str!("../migrations/sqlite/0002_predictions.sql"),
                 include_str!("../migrations/sqlite/0003_compact.sql"),
+                include_str!("../migrations/sqlite/0004_explanations.sql"),
             ]
         } else {
             &[
                 include_str!("../migrations/postgres/0001_start.sql"),
                 include_str!("../migrations/postgres/0002_predictions.sql"),
+                include_str!("../migrations/postgres/0003_explanations.sql"),
             ]
         };
         migrator(migrations).run(&write).await?;
@@ -142,6 +148,7 @@ enum Arg {
     Text(String),
     Maybe(Option<String>),
     Int(i64),
+    Real(f64),
     Bytes(Vec<u8>),
 }
 
@@ -169,6 +176,12 @@ impl From<i64> for Arg {
     }
 }
 
+impl From<f64> for Arg {
+    fn from(number: f64) -> Arg {
+        Arg::Real(number)
+    }
+}
+
 impl From<Timestamp> for Arg {
     fn from(time: Timestamp) -> Arg {
         Arg::Int(time.as_micros())
@@ -182,6 +195,7 @@ fn bind<'q>(query: Query<'q>, arg: Arg) -> Query<'q> {
         Arg::Text(text) => query.bind(text),
         Arg::Maybe(text) => query.bind(text),
         Arg::Int(number) => query.bind(number),
+        Arg::Real(number) => query.bind(number),
         Arg::Bytes(bytes) => query.bind(bytes),
     }
 }

@@ -89,6 +89,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     engine.finish(&mut out);
     if let Some(record) = &mut record {
         record.write(&mut engine, &out)?;
+        record.end()?;
     }
     printer.print(&mut out)?;
     progress.end();

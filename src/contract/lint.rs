@@ -9,7 +9,7 @@ use super::{Aggregate, Baseline, Condition, Contract, Gap, Indicator, Level, Obj
 use crate::time::Span;
 
 /// Attributes that Qualm's own documentation, examples and decoders use.
-const KNOWN_ATTRIBUTES: [&str; 19] = [
+const KNOWN_ATTRIBUTES: [&str; 22] = [
     PREDICTION,
     "service.response_time",
     "service.remaining_time",
@@ -29,6 +29,9 @@ const KNOWN_ATTRIBUTES: [&str; 19] = [
     "cost.energy",
     "resource.cpu",
     "resource.memory",
+    "request.response_time",
+    "request.cost",
+    "request.success",
 ];
 
 /// Attributes whose values lie in 0..1.
@@ -69,6 +72,12 @@ pub(super) fn check(contract: &Contract) -> Vec<Remark> {
         && until <= from
     {
         remarks.error("/spec/effective/until", "the contract ends before it starts", "swap `from` and `until`");
+    }
+    for (index, excluded) in spec.excluded.iter().enumerate() {
+        if excluded.until <= excluded.from {
+            let pointer = format!("/spec/excluded/{index}/until");
+            remarks.error(&pointer, "the excluded period ends before it starts", "swap `from` and `until`");
+        }
     }
     unique(&mut remarks, "party", "/spec/parties", "id", spec.parties.iter().map(|p| p.id.as_str()));
     unique(&mut remarks, "objective", "/spec/objectives", "name", spec.objectives.iter().map(|o| o.name.as_str()));

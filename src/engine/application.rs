@@ -13,8 +13,11 @@ use super::pane::{OTHERS, Panes, SourceId};
 use super::predictions::Joiner;
 use super::program::{Program, Promised};
 use super::relays::Relays;
+use super::requests::Requests;
 use super::route::{self, Lanes, Route, Routes, Target, UNKNOWN};
 use super::seen::Seen;
+use super::slice::Slices;
+use super::tally::Tally;
 use super::verdict::{SeriesKey, Verdict};
 use super::{Counts, Limits, Outputs};
 use crate::contract::Promise;
@@ -39,6 +42,8 @@ pub struct Application {
     pub(super) joins: bool,
     pub(super) relays: Relays,
     pub(super) graph: Graph,
+    pub(super) requests: Requests,
+    pub(super) slices: Slices,
     pub(super) bound: Vec<Bound>,
     pub(super) series: Slab,
     pub(super) sources: Sources,
@@ -73,6 +78,7 @@ pub(super) struct Watched {
     pub next_end: Option<Timestamp>,
     /// For `each`: when to look at which series again.
     pub timers: BTreeSet<(Timestamp, SeriesKey)>,
+    pub tally: Tally,
 }
 
 #[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
@@ -117,6 +123,8 @@ impl Application {
             joins: false,
             relays: Relays::default(),
             graph: Graph::default(),
+            requests: Requests::default(),
+            slices: Slices::default(),
             bound: Vec::new(),
             series: Slab::default(),
             sources: Sources::default(),
@@ -138,7 +146,10 @@ impl Application {
     ) -> R {
         let place = self.routes.find(digest).unwrap_or_else(|| {
             let source = self.sources.intern(dimensions.stage, dimensions.instance);
-            self.routes.insert(digest, self.lanes.route(&self.bound, dimensions, source))
+            let slice = self.slices.number(digest, dimensions);
+            let mut route = self.lanes.route(&self.bound, dimensions, source);
+            route.slice = slice;
+            self.routes.insert(digest, route)
         });
         let mut route = self.routes.take(place);
         let result = then(self, &mut route);
@@ -217,10 +228,19 @@ impl Application {
     }
 
     /// Moves the clock on and judges what has become due.
-    pub(super) fn advance(&mut self, clock: Timestamp, lateness: Span, out: &mut Outputs) {
+    pub(super) fn advance(&mut self, clock: Timestamp, limits: &Limits, out: &mut Outputs) {
         self.clock = self.clock.max(clock);
-        self.watermark = self.watermark.max(self.clock - lateness);
-        while let Some(due) = self.next_due.filter(|due| *due <= self.watermark) {
+        let watermark = self.watermark.max(self.clock - limits.lateness);
+        if let Some(end) = self.requests.next_end() {
+            self.complete_requests(end, watermark, limits, out);
+        }
+        self.watermark = watermark;
+        self.judge_until(watermark, out);
+    }
+
+    /// Judges what is due by a time.
+    pub(super) fn judge_until(&mut self, time: Timestamp, out: &mut Outputs) {
+        while let Some(due) = self.next_due.filter(|due| *due <= time) {
             self.dirty = true;
             self.judge_due(due, out);
             self.next_due = self.find_next_due();
@@ -262,6 +282,7 @@ impl Watched {
             rule: is_rule.then(RuleState::default),
             next_end: None,
             timers: BTreeSet::new(),
+            tally: Tally::default(),
             promised,
         }
     }

@@ -95,7 +95,7 @@ impl Application {
                 let shares = self.series.get(index).panes.shares(window.start, end);
                 self.evidence(&promised, &merged, &shares, &judged)
             });
-            self.emit(&promised, &key, &judged, out);
+            self.emit(place, &promised, &key, &judged, out);
             self.change(place, &promised, &key, Holder::Series(index), judged, change, evidence, out);
             self.leave(input, index, &merged, window);
             self.drop_if_idle(place, index, end);
@@ -218,7 +218,7 @@ impl Application {
             Evidence { window, indicator, counterfactual: None, contributors, detail: None }
         });
         let key = SeriesKey::default();
-        self.emit(&promised, &key, &judged, out);
+        self.emit(place, &promised, &key, &judged, out);
         self.change(place, &promised, &key, Holder::Rule, judged, change, evidence, out);
         for (i, index) in members {
             self.drop_if_idle(Place { input: i as u16, ..place }, index, end);
@@ -257,7 +257,9 @@ impl Application {
         }
         let key = series.key.clone();
         if breached {
-            self.emit(&promised, &key, &judged, out);
+            self.emit(place, &promised, &key, &judged, out);
+        } else if self.slices.keep {
+            self.bound[b].watched[o].tally.count(verdict, time, self.watermark);
         }
         let evidence = matches!(change, Some(Change::Opens { .. })).then(|| {
             let sum = value.as_number().unwrap_or_default();
@@ -311,8 +313,19 @@ impl Application {
         }
     }
 
-    fn emit(&self, promised: &std::sync::Arc<Promised>, key: &SeriesKey, judged: &Judged, out: &mut Outputs) {
+    fn emit(
+        &mut self,
+        place: Place,
+        promised: &std::sync::Arc<Promised>,
+        key: &SeriesKey,
+        judged: &Judged,
+        out: &mut Outputs,
+    ) {
         out.counts.evaluated(judged.verdict);
+        if self.slices.keep {
+            let watched = &mut self.bound[usize::from(place.bound)].watched[usize::from(place.objective)];
+            watched.tally.count(judged.verdict, judged.window.end, Timestamp::EPOCH);
+        }
         if !out.keep_evaluations {
             return;
         }

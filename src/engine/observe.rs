@@ -9,6 +9,7 @@ use super::gauge::Observed;
 use super::graph;
 use super::predictions::{Joined, Met, Pair, Predicted};
 use super::program::Feed;
+use super::requests;
 use super::route::{self, Route, Sight};
 use super::{Limits, Outputs};
 use crate::report::{Dimensions, Relayed, Report, Text, Value};
@@ -43,13 +44,17 @@ impl Application {
             out.counts.duplicates += 1;
             return false;
         }
+        if self.requests.listens() {
+            self.note_steps(report, limits, out);
+        }
         self.join(report, digest, limits, out);
         for relayed in &report.relayed {
             self.count_relayed(relayed, report.time, limits, out);
         }
-        self.advance(report.time, limits.lateness, out);
+        self.advance(report.time, limits, out);
         let before = self.watermark - limits.join_horizon;
-        out.counts.unanswered += self.joiner.forget_before(before);
+        let unanswered = self.joiner.forget_before(before);
+        out.counts.unanswered += if self.joins { unanswered } else { 0 };
         self.relays.forget_before(before);
         true
     }
@@ -67,6 +72,9 @@ impl Application {
                 let place = nth(report.metrics.iter().take(index), attribute);
                 self.relays.is_counted(id, attribute, start, place)
             });
+            if !passed {
+                self.slices.add(route.slice, attribute, value, report.time, self.watermark);
+            }
             if !passed && let Some(sight) = self.lanes.sight(attribute) {
                 let observed = Observed::Value(value);
                 self.count_all(route, sight, &Sighting { dimensions, time: report.time, observed }, limits, out);
@@ -78,6 +86,11 @@ impl Application {
             self.count_validity(route, report, payload, limits, out);
         }
         let prediction = report.inference.as_ref().and_then(|inference| inference.prediction.as_ref());
+        if self.slices.keep
+            && let Some(predicted) = prediction.and_then(Predicted::of)
+        {
+            self.slices.add_made(route.slice, &predicted.value(), report.time, self.watermark);
+        }
         if route.targets(Sight::Own(Feed::Predicted)).is_some()
             && let Some(predicted) = prediction.and_then(Predicted::of)
         {
@@ -159,6 +172,7 @@ impl Application {
             for (index, (attribute, value)) in relayed.metrics.iter().enumerate() {
                 let place = nth(relayed.metrics.iter().take(index), attribute);
                 if application.relays.count(&relayed.id, attribute, relayed.start, place) {
+                    application.slices.add(route.slice, attribute, value, relayed.start, application.watermark);
                     let Some(sight) = application.lanes.sight(attribute) else { continue };
                     let sighting = Sighting { dimensions, time: relayed.start, observed: Observed::Value(value) };
                     application.count_all(route, sight, &sighting, limits, out);
@@ -169,7 +183,7 @@ impl Application {
 
     /// Joins the report's inference and feedback with what came before.
     fn join(&mut self, report: &Report<'_>, digest: u128, limits: &Limits, out: &mut Outputs) {
-        if !self.joins {
+        if !self.joins && !self.slices.keep {
             return;
         }
         if let Some(inference) = &report.inference
@@ -186,21 +200,63 @@ impl Application {
             self.count_met(met, limits, out);
         }
         for feedback in &report.feedback {
+            self.requests.truth(&feedback.inference, &feedback.label, report.time, &self.tenant, &self.name);
             let met = self.joiner.feedback(&feedback.inference, &feedback.label, report.time, limits.join_horizon);
             self.count_met(met, limits, out);
+        }
+    }
+
+    /// Takes in the steps of requests that the report tells of.
+    fn note_steps(&mut self, report: &Report<'_>, limits: &Limits, out: &mut Outputs) {
+        let mut request = String::new();
+        requests::steps(report, &mut request, &mut |step| {
+            out.counts.late +=
+                self.requests.step(step, &self.tenant, &self.name, limits.request_timeout, self.watermark);
+        });
+    }
+
+    /// Counts the requests that are complete before what is due at the same time is judged.
+    pub(super) fn complete_requests(
+        &mut self,
+        first: Timestamp,
+        watermark: Timestamp,
+        limits: &Limits,
+        out: &mut Outputs,
+    ) {
+        let mut next = Some(first);
+        while let Some(at) = next.filter(|at| *at < watermark) {
+            // A request counts in the window that begins when it is complete, not in that which ends then.
+            self.watermark = self.watermark.max(at);
+            self.judge_until(at, out);
+            while let Some(complete) = self.requests.complete(at) {
+                self.dirty = true;
+                let labels: Vec<(Text<'_>, Text<'_>)> =
+                    complete.labels.iter().map(|(name, value)| ((&**name).into(), (&**value).into())).collect();
+                let dimensions = Dimensions { stage: requests::STAGE, instance: "", labels: &labels };
+                self.with_route(route::digest(&dimensions), &dimensions, |application, route| {
+                    for (attribute, value) in &complete.metrics {
+                        application.slices.add(route.slice, attribute, value, at, application.watermark);
+                        let Some(sight) = application.lanes.sight(attribute) else { continue };
+                        let sighting = Sighting { dimensions, time: at, observed: Observed::Value(value) };
+                        application.count_all(route, sight, &sighting, limits, out);
+                    }
+                });
+            }
+            next = self.requests.next_end();
         }
     }
 
     fn count_met(&mut self, met: Met, limits: &Limits, out: &mut Outputs) {
         match met {
             Met::Waits => {}
-            Met::Idle => out.counts.unjoined += 1,
+            Met::Idle => out.counts.unjoined += u64::from(self.joins),
             Met::Pair(joined) => {
-                out.counts.pairs += 1;
+                out.counts.pairs += u64::from(self.joins);
                 let Joined { inference, at, predicted, truth, origin } = *joined;
                 let pair = Pair { predicted: &predicted, truth: &truth };
                 origin.with_dimensions(|dimensions| {
                     self.with_route(route::digest(dimensions), dimensions, |application, route| {
+                        application.slices.add_pair(route.slice, &pair, at, application.watermark);
                         for (feed, observed) in
                             [(Feed::Joined, Observed::Pair(pair)), (Feed::Coverage, Observed::Answer(inference))]
                         {

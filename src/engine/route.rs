@@ -31,6 +31,8 @@ pub(super) struct Lane {
 #[derive(Default)]
 pub(super) struct Route {
     pub source: SourceId,
+    /// The number of its slice.
+    pub slice: u32,
     targets: Vec<Target>,
     /// What is observed, and where its targets begin and end.
     sights: SmallVec<[(Sight, u16, u16); 4]>,

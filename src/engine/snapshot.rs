@@ -18,6 +18,9 @@ use super::pane::{Pane, Panes, Share};
 use super::predictions::Entry;
 use super::program::{Input, Promised};
 use super::relays::Relay;
+use super::requests::{self, StepRow, TruthRow};
+use super::slice::SliceRow;
+use super::tally::TallyRow;
 use super::verdict::{SeriesKey, SeriesLabels};
 use crate::time::{Span, Timestamp};
 
@@ -36,6 +39,14 @@ pub struct Snapshot {
     pub ids: Vec<IdRow>,
     /// Inferences, feedback and passed-on observations that were noted.
     pub joins: Vec<JoinRow>,
+    /// Panes of slices that changed.
+    pub slices: Vec<SliceRow>,
+    /// Verdicts by minute.
+    pub tallies: Vec<TallyRow>,
+    /// Steps of requests.
+    pub steps: Vec<StepRow>,
+    /// Ground truth of inferences.
+    pub truths: Vec<TruthRow>,
 }
 
 /// An application's clock and guards.
@@ -135,6 +146,8 @@ struct JoinLog {
     inferences: Vec<Entry>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     relayed: Vec<Relay>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    requests: Vec<requests::Change>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -145,6 +158,8 @@ struct ApplicationState {
     heard: BTreeMap<Box<str>, Timestamp>,
     #[serde(default)]
     graph: Graph,
+    #[serde(default)]
+    sampling: requests::Sampling,
     contracts: BTreeMap<String, ContractState>,
 }
 
@@ -171,8 +186,9 @@ struct PaneState {
 impl Snapshot {
     /// How many rows it has.
     pub fn rows(&self) -> usize {
-        let Snapshot { applications, series, panes, ids, joins, forgotten } = self;
-        applications.len() + series.len() + panes.len() + ids.len() + joins.len() + forgotten.len()
+        let Snapshot { applications, series, panes, ids, joins, forgotten, slices, tallies, steps, truths } = self;
+        let state = applications.len() + series.len() + panes.len() + ids.len() + joins.len() + forgotten.len();
+        state + slices.len() + tallies.len() + steps.len() + truths.len()
     }
 }
 
@@ -209,6 +225,7 @@ impl Engine {
         application.watermark = state.watermark;
         application.relays.heard = state.heard;
         application.graph = state.graph;
+        application.requests.restore_sampling(state.sampling);
         for bound in &mut application.bound {
             let Some(known) = state.contracts.get(bound.program.name()) else { continue };
             bound.past = known.past.clone();
@@ -287,19 +304,38 @@ impl Engine {
     /// Takes back waiting inferences, the oldest rows first.
     pub fn restore_joins(&mut self, row: &JoinRow) -> Result<(), serde_json::Error> {
         let log: JoinLog = serde_json::from_str(&row.entries)?;
-        let horizon = self.limits.join_horizon;
+        let (horizon, timeout) = (self.limits.join_horizon, self.limits.request_timeout);
         let Some(application) = self.application_mut(&row.tenant, &row.application) else {
             return Ok(());
         };
         let before = application.joiner.len();
         log.inferences.into_iter().for_each(|entry| application.joiner.restore(entry));
         log.relayed.into_iter().for_each(|relay| application.relays.restore(relay));
+        log.requests.into_iter().for_each(|change| application.requests.restore(change, timeout));
         // What has left its horizon was forgotten before the row was written, or would be now.
         application.joiner.forget_before(application.watermark - horizon);
         application.relays.forget_before(application.watermark - horizon);
         let after = application.joiner.len();
         self.pending = self.pending + after - before;
         Ok(())
+    }
+
+    /// Takes back a pane of a slice, rows without a test first.
+    pub fn restore_slice(&mut self, row: &SliceRow) {
+        if let Some(application) = self.application_mut(&row.tenant, &row.application) {
+            application.slices.restore(row, application.watermark);
+        }
+    }
+
+    /// Takes back a minute of verdicts.
+    pub fn restore_tally(&mut self, row: &TallyRow) {
+        let Some(application) = self.application_mut(&row.tenant, &row.application) else { return };
+        let watermark = application.watermark;
+        let of_contract = application.bound.iter_mut().find(|bound| bound.program.name() == row.contract);
+        let mut watched = of_contract.into_iter().flat_map(|bound| &mut bound.watched);
+        if let Some(watched) = watched.find(|watched| watched.promised.objective.name == row.objective) {
+            watched.tally.restore(row.start, row.counts, watermark);
+        }
     }
 
     /// The oldest pane start that open windows still need, by tenant, application, contract,
@@ -411,8 +447,31 @@ impl Application {
             }
             snapshot.ids.push(IdRow { tenant: tenant.clone(), application: application.clone(), newest, ids });
         }
-        let log = JoinLog { inferences: self.joiner.take_log(), relayed: self.relays.take_log() };
+        let watermark = self.watermark;
+        for watched in self.bound.iter_mut().flat_map(|bound| &mut bound.watched) {
+            for (start, counts) in watched.tally.take_changed(watermark) {
+                snapshot.tallies.push(TallyRow {
+                    tenant: tenant.clone(),
+                    application: application.clone(),
+                    contract: watched.promised.contract.clone(),
+                    objective: watched.promised.objective.name.clone(),
+                    start,
+                    counts,
+                });
+            }
+        }
+        let slices = self.slices.len();
+        self.slices.take_changed(&tenant, &application, self.watermark, &mut snapshot.slices);
+        if self.slices.len() < slices {
+            self.forget_routes();
+        }
+        let log = JoinLog {
+            inferences: self.joiner.take_log(),
+            relayed: self.relays.take_log(),
+            requests: self.requests.take_changed(&mut snapshot.steps, &mut snapshot.truths),
+        };
         let times = log.inferences.iter().map(Entry::time).chain(log.relayed.iter().map(|Relay(_, at)| *at));
+        let times = times.chain(log.requests.iter().map(requests::Change::time));
         if let Some(newest) = times.max() {
             let needed_from = self.watermark - horizon;
             snapshot.joins.push(JoinRow { tenant, application, newest, needed_from, entries: json(&log) });
@@ -434,6 +493,7 @@ impl Application {
             watermark: self.watermark,
             heard: self.relays.heard.clone(),
             graph: self.graph.clone(),
+            sampling: self.requests.sampling().clone(),
             contracts: contracts.collect(),
         }
     }

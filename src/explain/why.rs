@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use utoipa::ToSchema;
 
-use super::ExplainError;
+use super::context::Context;
+use super::{ExplainError, Subject, View};
 use crate::contract::{Condition, Scalar};
 use crate::engine::{Contributor, Counterfactual, Detail, Evidence, Window, short, short_value};
 use crate::store::{ActionQuery, ActionRecord, DeliveryRecord, Store, TransitionRecord, ViolationRecord};
@@ -100,17 +101,40 @@ const MISTAKES_MAX: usize = 10;
 /// Actions and deliveries that an answer lists at most.
 const LISTED_MAX: u32 = 100;
 
-pub(super) async fn answer(store: &Store, id: &str) -> Result<Why, ExplainError> {
-    let missing = || ExplainError::NotFound(id.to_owned());
-    let violation = store.violation(id).await?.ok_or_else(missing)?;
-    let transitions = store.transitions(id).await?;
+pub(super) async fn answer(store: &Store, subject: &Subject) -> Result<Why, ExplainError> {
+    let asks = || ExplainError::Subject("ask why about a violation: its id is missing".to_owned());
+    let id = subject.violation.as_deref().ok_or_else(asks)?;
+    let missing = || ExplainError::NotFound("violation", id.to_owned());
+    let mut violation = store.violation(id).await?.ok_or_else(missing)?;
+    let mut transitions = store.transitions(id).await?;
     let opening = transitions.iter().find(|transition| transition.state == "open").ok_or_else(missing)?;
     let detail: Opening = serde_json::from_value(opening.detail.clone())
         .map_err(|error| crate::store::StoreError::Unreadable { table: "transitions", error })?;
-    let evidence = detail.evidence.ok_or_else(missing)?;
+    let mut evidence = detail.evidence.ok_or_else(missing)?;
+    let mut view = Context::new(store, "why", subject);
+    if view.view == View::Consumer {
+        let contract = view.contract(&violation.contract, Some(&violation.version)).await?;
+        view.read_for(&contract);
+    }
     let wanted = ActionQuery { violation: Some(id.to_owned()), limit: LISTED_MAX, ..ActionQuery::default() };
-    let actions = store.actions(&wanted).await?.items;
-    let deliveries = store.deliveries(Some(id), None, None, LISTED_MAX).await?.items;
+    let mut actions = store.actions(&wanted).await?.items;
+    let mut deliveries = store.deliveries(Some(id), None, None, LISTED_MAX).await?.items;
+    if view.view == View::Consumer {
+        // What the provider is made of, how it mends it and whom it tells is not the consumer's.
+        mask(&view, &mut violation.series);
+        if !view.shows("stage") || !view.shows("instance") {
+            evidence.contributors.clear();
+        }
+        for transition in &mut transitions {
+            if let Some(detail) = transition.detail.as_object_mut() {
+                detail.remove("evidence");
+            }
+            mask(&view, &mut transition.detail["series"]);
+            transition.detail["message"] = format!("{}/{}", violation.contract, violation.objective).into();
+        }
+        actions.iter_mut().for_each(|action| action.params = Json::Null);
+        deliveries.clear();
+    }
     let (off_by, off_by_share) = distance(detail.value.as_ref(), detail.target.as_ref());
     let promise = Promise {
         contract: violation.contract.clone(),
@@ -143,6 +167,15 @@ pub(super) async fn answer(store: &Store, id: &str) -> Result<Why, ExplainError>
         actions,
         deliveries,
     })
+}
+
+/// Keeps back the values of series labels that the reader may not see.
+fn mask(view: &Context<'_>, series: &mut Json) {
+    for (name, value) in series.as_object_mut().into_iter().flatten() {
+        if !view.shows(name) {
+            *value = view.shown(name, "").into();
+        }
+    }
 }
 
 /// How far a value is from the nearest bound, and that as a share of the bound.

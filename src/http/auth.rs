@@ -18,6 +18,8 @@ pub enum Role {
     Reporter,
     /// Read everything.
     Reader,
+    /// Ask questions, and get the answers that consumers may see.
+    Consumer,
     /// Read everything, change contracts.
     Provider,
     /// Everything.
@@ -39,6 +41,7 @@ impl Role {
             Role::Operator => true,
             Role::Reporter => method == Method::POST && path == "/v1/reports",
             Role::Reader => method == Method::GET,
+            Role::Consumer => method == Method::GET && path.starts_with("/v1/explain/"),
             Role::Provider => {
                 method == Method::GET
                     || ((method == Method::PUT || method == Method::DELETE) && path.starts_with("/v1/contracts/"))
@@ -63,7 +66,12 @@ pub(super) async fn check(State(app): State<App>, request: Request, next: Next) 
             let detail = format!("the role {:?} may not {} {path}", token.role, request.method());
             Err(Problem::new(403, "forbidden", detail))
         }
-        Some(_) => Ok(next.run(request).await),
+        Some(token) => {
+            let role = token.role;
+            let mut request = request;
+            request.extensions_mut().insert(role);
+            Ok(next.run(request).await)
+        }
     }
 }
 

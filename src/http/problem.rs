@@ -88,6 +88,7 @@ impl From<ExplainError> for Problem {
     fn from(error: ExplainError) -> Problem {
         match error {
             ExplainError::Store(error) => error.into(),
+            ExplainError::Subject(words) => Problem::bad_request(words),
             other => Problem::not_found(other.to_string()),
         }
     }

@@ -7,7 +7,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::page::{self, List};
 use super::{App, Problem};
-use crate::explain::{self, Subject, Why};
+use crate::explain::{self, Answered, Subject, Why};
 use crate::store::{TransitionRecord, ViolationQuery, ViolationRecord};
 
 /// Which violations.
@@ -95,8 +95,9 @@ pub(super) async fn acknowledge(
     get, path = "/v1/violations/{id}/explanation", operation_id = "explainViolation", tag = "violations", params(("id" = String, Path)),
     responses((status = 200, body = Why), (status = 404, body = Problem))
 )]
-pub(super) async fn explanation(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Why>, Problem> {
-    Ok(Json(explain::answer(&app.store, "why", &Subject { violation: id }).await?))
+pub(super) async fn explanation(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Answered>, Problem> {
+    let subject = Subject { violation: Some(id), ..Subject::default() };
+    Ok(Json(explain::answer(&app.store, "why", &subject).await?))
 }
 
 fn found<T>(violation: Option<T>, id: &str) -> Result<T, Problem> {

@@ -247,6 +247,9 @@ async fn write_checkpoint(connection: &mut sqlx::AnyConnection, checkpoint: &Che
             .execute(&mut *connection)
             .await?;
     }
+    super::slices::write(connection, &snapshot.slices).await?;
+    super::slices::write_tallies(connection, &snapshot.tallies).await?;
+    super::steps::write(connection, &snapshot.steps, &snapshot.truths).await?;
     let row = [source.as_str().into(), (*shard).into(), (*shards).into(), (*position).into()];
     let tail = "ON CONFLICT (source, shard) DO UPDATE SET shards = excluded.shards, position = excluded.position";
     insert_many(connection, "positions (source, shard, shards, position)", tail, vec![row]).await

@@ -47,7 +47,19 @@ impl Store {
     /// Forgets the engine's state, but neither contracts nor violations.
     pub async fn forget_state(&self) -> Result<()> {
         let mut transaction = self.write.begin().await?;
-        for table in ["positions", "applications", "series", "panes", "seen_ids", "joins"] {
+        for table in [
+            "positions",
+            "applications",
+            "series",
+            "panes",
+            "seen_ids",
+            "joins",
+            "slices",
+            "rolled_up",
+            "tallies",
+            "steps",
+            "truths",
+        ] {
             query(&format!("DELETE FROM {table}"), []).execute(&mut *transaction).await?;
         }
         transaction.commit().await?;
@@ -100,6 +112,21 @@ impl Store {
                     engine.restore_pane(&row).map_err(unreadable("panes"))?;
                 }
             }
+        }
+        // Panes of slices that are open still.
+        let sql = "SELECT s.tenant, s.application, stage, instance, slice, attribute, test, start_at, width, samples, total, squares, least, greatest \
+                   FROM slices s JOIN applications a ON a.tenant = s.tenant AND a.application = s.application \
+                   WHERE s.start_at > a.clock_at - 600000000 ORDER BY test";
+        for row in query(sql, []).fetch_all(&self.read).await? {
+            let row = super::slices::read(&row)?;
+            engines[shard_of(&row.tenant, &row.application)].restore_slice(&row);
+        }
+        let sql = "SELECT t.tenant, t.application, contract, objective, start_at, met, breached, no_data, insufficient, error \
+                   FROM tallies t JOIN applications a ON a.tenant = t.tenant AND a.application = t.application \
+                   WHERE t.start_at > a.clock_at - 600000000";
+        for row in query(sql, []).fetch_all(&self.read).await? {
+            let row = super::slices::read_tally(&row)?;
+            engines[shard_of(&row.tenant, &row.application)].restore_tally(&row);
         }
         let sql = "SELECT tenant, application, newest_at, ids FROM seen_ids ORDER BY tenant, application, position";
         for row in query(sql, []).fetch_all(&self.read).await? {

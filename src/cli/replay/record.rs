@@ -44,6 +44,11 @@ impl Record {
         Ok(Record { runtime, store: store.with_context(|| format!("cannot use {url}"))?, blocks: 0 })
     }
 
+    /// Adds up what long periods are answered from.
+    pub(super) fn end(&self) -> anyhow::Result<()> {
+        self.runtime.block_on(self.store.roll_up()).context("cannot write to the database")
+    }
+
     /// Writes what came out since the last call, and what changed in the engine.
     pub(super) fn write(&mut self, engine: &mut Engine, out: &Outputs) -> anyhow::Result<()> {
         let mut commit = Commit { now: Timestamp::now(), ..Commit::default() };

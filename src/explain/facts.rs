@@ -1,0 +1,182 @@
+//! Reading panes of slices: by slice, or by component and pane.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value as Json;
+
+use super::context::Context;
+use super::{ExplainError, Result};
+use crate::contract::Filter;
+use crate::engine::Sums;
+use crate::report::{Dimensions, Text};
+use crate::store::{Asked, AskedRow};
+use crate::time::{Span, Timestamp};
+
+const HOUR: Span = Span::seconds(3_600);
+
+/// Label to value; with `stage` and `instance`.
+pub(super) type Labels = BTreeMap<String, String>;
+
+/// What one slice observed of one attribute over a period.
+#[derive(Debug, Clone)]
+pub(super) struct Fact {
+    pub labels: Labels,
+    pub sums: Sums,
+    /// Observations that break a test, or by class, or by true and predicted class.
+    pub tests: BTreeMap<String, u64>,
+}
+
+/// Whose facts.
+#[derive(Debug, Clone)]
+pub(super) struct Of<'a> {
+    pub tenant: &'a str,
+    pub application: &'a str,
+}
+
+pub(super) fn labels_of(slice: &Json) -> Labels {
+    let pairs = slice.as_object().into_iter().flatten();
+    pairs.map(|(name, value)| (name.clone(), value.as_str().unwrap_or_default().to_owned())).collect()
+}
+
+fn sums_of(row: &AskedRow) -> Result<Sums> {
+    Ok(Sums {
+        samples: row.count("samples")?,
+        total: row.real("total")?,
+        squares: row.real("squares")?,
+        least: row.real("least")?,
+        greatest: row.real("greatest")?,
+    })
+}
+
+const SUMS: &str = "CAST(SUM(samples) AS BIGINT) AS samples, SUM(total) AS total, SUM(squares) AS squares, \
+                    MIN(least) AS least, MAX(greatest) AS greatest";
+
+impl Context<'_> {
+    /// What each slice observed of an attribute in `from..until`, panes that start there.
+    pub async fn by_slice(
+        &mut self,
+        name: &str,
+        of: &Of<'_>,
+        attribute: &str,
+        (from, until): (Timestamp, Timestamp),
+    ) -> Result<Vec<Fact>> {
+        let (hours, condition) = self.hours(of, (from, until)).await?;
+        let sql = format!(
+            "SELECT slice, test, {SUMS} FROM slices WHERE tenant = $1 AND application = $2 AND attribute = $3 \
+             AND start_at >= $4 AND start_at < $5 AND {condition} GROUP BY slice, test ORDER BY slice, test"
+        );
+        let arguments: [Json; 3] = [of.tenant.into(), of.application.into(), attribute.into()];
+        let times =
+            [from.into(), until.into()].into_iter().chain(hours.into_iter().flat_map(|(a, b)| [a.into(), b.into()]));
+        let rows = self.ask(Asked::new(name, sql, arguments.into_iter().chain(times))).await?;
+        let mut facts: Vec<Fact> = Vec::new();
+        for row in &rows {
+            let (test, sums) = (row.text("test")?, sums_of(row)?);
+            if test.is_empty() {
+                facts.push(Fact { labels: labels_of(&row.json("slice")?), sums, tests: BTreeMap::new() });
+            } else if let Some(fact) = facts.last_mut() {
+                // Rows come by slice, the one without a test first.
+                fact.tests.insert(test, sums.samples);
+            }
+        }
+        Ok(facts)
+    }
+
+    /// Which hours of a period are rolled up: these are read instead of their panes.
+    async fn hours(
+        &mut self,
+        of: &Of<'_>,
+        (from, until): (Timestamp, Timestamp),
+    ) -> Result<(Option<(Timestamp, Timestamp)>, &'static str)> {
+        const PANES: &str = "width < 3600000000";
+        let first = super::context::ceiling(from, HOUR);
+        if first + HOUR > until {
+            return Ok((None, PANES));
+        }
+        let sql = "SELECT until_at FROM rolled_up WHERE tenant = $1 AND application = $2";
+        let rows = self.store.ask(&Asked::new("", sql, [of.tenant.into(), of.application.into()])).await?;
+        let Some(rolled) = rows.first().map(|row| row.time("until_at")).transpose()? else { return Ok((None, PANES)) };
+        let last = until.floor(HOUR).min(rolled);
+        if first >= last {
+            return Ok((None, PANES));
+        }
+        let condition = "((width = 3600000000 AND start_at >= $6 AND start_at < $7) \
+                         OR (width < 3600000000 AND (start_at < $6 OR start_at >= $7)))";
+        Ok((Some((first, last)), condition))
+    }
+
+    /// What each component observed of every attribute, pane by pane.
+    pub async fn by_component(
+        &mut self,
+        name: &str,
+        of: &Of<'_>,
+        (from, until): (Timestamp, Timestamp),
+    ) -> Result<Vec<ComponentPane>> {
+        let sql = format!(
+            "SELECT attribute, stage, instance, start_at, {SUMS} FROM slices WHERE tenant = $1 AND application = $2 \
+             AND start_at >= $3 AND start_at < $4 AND test = '' AND width < 3600000000 \
+             GROUP BY attribute, stage, instance, start_at ORDER BY attribute, stage, instance, start_at"
+        );
+        let arguments: [Json; 4] = [of.tenant.into(), of.application.into(), from.into(), until.into()];
+        let rows = self.ask(Asked::new(name, sql, arguments)).await?;
+        let read = |row: &AskedRow| {
+            Ok(ComponentPane {
+                attribute: row.text("attribute")?,
+                stage: row.text("stage")?,
+                instance: row.text("instance")?,
+                start: row.time("start_at")?,
+                sums: sums_of(row)?,
+            })
+        };
+        rows.iter().map(read).collect()
+    }
+
+    /// The width of an application's panes.
+    pub async fn width(&mut self, of: &Of<'_>, near: Timestamp) -> Result<Span> {
+        let sql = "SELECT CAST(MAX(width) AS BIGINT) AS width FROM slices WHERE tenant = $1 AND application = $2 \
+                   AND start_at >= $3 AND start_at < $4 AND width < 3600000000";
+        let around = Span::seconds(600);
+        let arguments: [Json; 4] =
+            [of.tenant.into(), of.application.into(), (near - around).into(), (near + around).into()];
+        let rows = self.store.ask(&Asked::new("", sql, arguments)).await?;
+        let width = rows.first().map(|row| row.count("width")).transpose()?.unwrap_or(0);
+        if width == 0 {
+            return Err(ExplainError::NoData(format!(
+                "nothing is stored of what {} observed around {near}",
+                of.application
+            )));
+        }
+        Ok(Span::from_micros(width as i64))
+    }
+}
+
+/// What one component observed of one attribute in one pane.
+#[derive(Debug, Clone)]
+pub(super) struct ComponentPane {
+    pub attribute: String,
+    pub stage: String,
+    pub instance: String,
+    pub start: Timestamp,
+    pub sums: Sums,
+}
+
+/// Whether a slice passes filters.
+pub(super) fn matches(labels: &Labels, filters: &[&Filter]) -> bool {
+    let get = |name: &str| labels.get(name).map_or("", String::as_str);
+    let others: Vec<(Text<'_>, Text<'_>)> =
+        labels.iter().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect();
+    let dimensions = Dimensions { stage: get("stage"), instance: get("instance"), labels: &others };
+    filters.iter().all(|filter| filter.matches(&dimensions))
+}
+
+/// All sums together.
+pub(super) fn together<'f>(facts: impl IntoIterator<Item = &'f Sums>) -> Sums {
+    let none = Sums { samples: 0, total: 0.0, squares: 0.0, least: f64::INFINITY, greatest: f64::NEG_INFINITY };
+    facts.into_iter().fold(none, |all, one| Sums {
+        samples: all.samples + one.samples,
+        total: all.total + one.total,
+        squares: all.squares + one.squares,
+        least: all.least.min(one.least),
+        greatest: all.greatest.max(one.greatest),
+    })
+}

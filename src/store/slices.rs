@@ -1,0 +1,92 @@
+//! Panes of slices: what every stage, instance and label set observed. And verdicts by minute.
+
+use sqlx::Row;
+use sqlx::any::AnyRow;
+
+use super::{Arg, Result, insert_many, number, text, time};
+use crate::engine::{SliceRow, Sums, TallyRow};
+use crate::time::Span;
+
+pub(super) async fn write(connection: &mut sqlx::AnyConnection, rows: &[SliceRow]) -> Result<()> {
+    let rows = rows.iter().map(|row| {
+        [
+            Arg::from(row.tenant.as_str()),
+            row.application.as_str().into(),
+            row.attribute.as_str().into(),
+            row.start.into(),
+            row.width.as_micros().into(),
+            row.stage.as_str().into(),
+            row.instance.as_str().into(),
+            row.slice.as_str().into(),
+            row.test.as_str().into(),
+            (row.sums.samples as i64).into(),
+            row.sums.total.into(),
+            row.sums.squares.into(),
+            row.sums.least.into(),
+            row.sums.greatest.into(),
+        ]
+    });
+    let head = "slices (tenant, application, attribute, start_at, width, stage, instance, slice, test, samples, total, squares, least, greatest)";
+    let tail = "ON CONFLICT (tenant, application, attribute, start_at, slice, test, width) DO UPDATE SET samples = excluded.samples, \
+                total = excluded.total, squares = excluded.squares, least = excluded.least, greatest = excluded.greatest";
+    insert_many(connection, head, tail, rows.collect()).await
+}
+
+pub(super) fn read(row: &AnyRow) -> Result<SliceRow> {
+    Ok(SliceRow {
+        tenant: text(row, "tenant")?,
+        application: text(row, "application")?,
+        stage: text(row, "stage")?,
+        instance: text(row, "instance")?,
+        slice: text(row, "slice")?,
+        attribute: text(row, "attribute")?,
+        test: text(row, "test")?,
+        start: time(row, "start_at")?,
+        width: Span::from_micros(number(row, "width")?),
+        sums: Sums {
+            samples: number(row, "samples")? as u64,
+            total: row.try_get("total")?,
+            squares: row.try_get("squares")?,
+            least: row.try_get("least")?,
+            greatest: row.try_get("greatest")?,
+        },
+    })
+}
+
+pub(super) async fn write_tallies(connection: &mut sqlx::AnyConnection, rows: &[TallyRow]) -> Result<()> {
+    let rows = rows.iter().map(|row| {
+        let [met, breached, no_data, insufficient, error] = row.counts.map(|count| Arg::from(count as i64));
+        [
+            Arg::from(row.tenant.as_str()),
+            row.application.as_str().into(),
+            row.contract.as_str().into(),
+            row.objective.as_str().into(),
+            row.start.into(),
+            met,
+            breached,
+            no_data,
+            insufficient,
+            error,
+        ]
+    });
+    let head =
+        "tallies (tenant, application, contract, objective, start_at, met, breached, no_data, insufficient, error)";
+    let tail = "ON CONFLICT (contract, objective, start_at, tenant, application) DO UPDATE SET met = excluded.met, \
+                breached = excluded.breached, no_data = excluded.no_data, insufficient = excluded.insufficient, error = excluded.error";
+    insert_many(connection, head, tail, rows.collect()).await
+}
+
+pub(super) fn read_tally(row: &AnyRow) -> Result<TallyRow> {
+    let mut counts = [0; 5];
+    for (count, verdict) in counts.iter_mut().zip(crate::engine::Verdict::ALL) {
+        *count = number(row, verdict.as_str())? as u64;
+    }
+    Ok(TallyRow {
+        tenant: text(row, "tenant")?,
+        application: text(row, "application")?,
+        contract: text(row, "contract")?,
+        objective: text(row, "objective")?,
+        start: time(row, "start_at")?,
+        counts,
+    })
+}

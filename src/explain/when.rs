@@ -181,7 +181,8 @@ struct ChangePoint {
 
 /// Change points of each attribute at each stage: binary segmentation by Welch's test on means of panes.
 fn changes(panes: &[ComponentPane]) -> Vec<ChangePoint> {
-    let mut courses: BTreeMap<(&str, &str), BTreeMap<Timestamp, (f64, f64)>> = BTreeMap::new();
+    type Course = BTreeMap<Timestamp, (f64, f64)>;
+    let mut courses: BTreeMap<(&str, &str), Course> = BTreeMap::new();
     for pane in
         panes.iter().filter(|pane| pane.stage != REQUEST_STAGE && !pane.attribute.starts_with("prediction.made"))
     {

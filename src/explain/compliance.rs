@@ -128,7 +128,7 @@ pub(super) async fn answer(mut context: Context<'_>) -> Result<Answer> {
             percent(attainment),
             percent(Some(objective.attainment)),
             format!("{met} of {}", met + breached),
-            spent.map_or("none".to_owned(), |spent| format!("{} %", short(spent * 100.0))),
+            spent.map_or("no budget".to_owned(), |spent| format!("{} %", short(spent * 100.0))),
             burn.iter().map(|(_, rate)| rate.map_or("-".to_owned(), short)).collect::<Vec<_>>().join(" / "),
         ]);
         objectives.push(json!({

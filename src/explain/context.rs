@@ -166,7 +166,7 @@ impl<'s> Context<'s> {
 
     /// The period that is asked about.
     pub fn period(&mut self, clock: Timestamp, usual: Option<Span>) -> Result<(Timestamp, Timestamp)> {
-        let until = self.subject.until.unwrap_or(clock + Span::from_micros(1));
+        let until = self.subject.until.unwrap_or(clock.floor(Span::seconds(1)) + Span::seconds(1));
         let from = self.subject.from.unwrap_or(until - usual.unwrap_or(PERIOD));
         if from >= until {
             return Err(ExplainError::Subject(format!("the period from {from} until {until} is empty")));

@@ -87,7 +87,10 @@ async fn now(
     }
     let target = objective.target().map_or_else(|| "what its rule says".to_owned(), ToString::to_string);
     sentences.push(match (found.len(), broken) {
-        (0, _) => format!("{contract}/{} has not been judged yet; it is to be {target}.", objective.name),
+        (0, _) if rows.is_empty() => {
+            format!("{contract}/{} has not been judged yet; it is to be {target}.", objective.name)
+        }
+        (0, _) => format!("The newest window of {contract}/{} has no value; it is to be {target}.", objective.name),
         (all, 0) => format!("All {all} series of {contract}/{} keep the promise now: {target}.", objective.name),
         (all, broken) => {
             format!("{broken} of {all} series of {contract}/{} would have to change to be {target}.", objective.name)
@@ -133,7 +136,7 @@ async fn helped(
         let took =
             (resolved > 0).then(|| row.count("took")).transpose()?.map(|took| took as f64 / 1e6 / resolved as f64);
         sentences.push(format!(
-            "After {n} times {kind}, {resolved} violations resolved{}; executors told of {succeeded} successes and {failed} failures.",
+            "Of {n} violations answered by {kind}, {resolved} resolved{}; executors report {succeeded} successes and {failed} failures.",
             took.map(|s| format!(", {} s later on average", short(s))).unwrap_or_default()
         ));
         table.push(vec![

@@ -6,9 +6,10 @@ use serde_json::{Value as Json, json};
 
 use super::context::Context;
 use super::facts::Of;
-use super::trace::{Step, critical_path, duration};
+use super::trace::{Step, before, critical_path, duration};
 use super::{Answer, ExplainError, Result};
 use crate::engine::short;
+use crate::time::Span;
 
 /// Inferences that feed one another are followed so far.
 const DEPTH_MAX: usize = 8;
@@ -37,6 +38,12 @@ pub(super) async fn answer(mut context: Context<'_>) -> Result<Answer> {
     let asked_for: Vec<Step> = steps.clone();
     gather(&mut context, &of, &mut steps, column).await?;
     steps.sort_by(|a, b| (a.start, a.end, &a.id).cmp(&(b.start, b.end, &b.id)));
+    // Along the graph where it is known, else by time.
+    let depths: Vec<usize> = before(&steps).iter().map(BTreeSet::len).collect();
+    let mut order: Vec<usize> = (0..steps.len()).collect();
+    order.sort_by_key(|index| (depths[*index], *index));
+    let steps: Vec<Step> = order.into_iter().map(|index| steps[index].clone()).collect();
+    let first = steps.iter().map(|step| step.start).min().unwrap_or_default();
     let last = steps.iter().max_by_key(|step| (step.end, !step.sources.is_empty())).cloned();
     let Some(last) = last else { return Err(ExplainError::NotFound("step", id)) };
     // The final result is of the step that was asked about, or of the last one that says something.
@@ -63,6 +70,15 @@ pub(super) async fn answer(mut context: Context<'_>) -> Result<Answer> {
         short(total),
         stages.join(" → ")
     ));
+    let line = before(&steps);
+    let late = (0..steps.len()).flat_map(|step| line[step].iter().map(move |earlier| (step, *earlier)));
+    let disorder = late.map(|(step, earlier)| steps[earlier].end.since(steps[step].end)).max().unwrap_or(Span::ZERO);
+    if disorder > Span::ZERO {
+        sentences.push(format!(
+            "The times do not fit: a step ended up to {} s before one that fed it, so waiting and times between are not to be trusted.",
+            short(disorder.as_seconds())
+        ));
+    }
     let mut longest: Vec<(usize, f64)> = Vec::new();
     for stretch in &path {
         let Some(step) = stretch.step else { continue };
@@ -106,7 +122,7 @@ pub(super) async fn answer(mut context: Context<'_>) -> Result<Answer> {
     }
     let rows = steps.iter().map(|step| {
         let dimension = |name: &str| step.labels.get(name).map_or("", |value| context.shown(name, value)).to_owned();
-        let at = step.start.since(steps[0].start).as_seconds();
+        let at = step.start.since(first).as_seconds();
         vec![
             format!("+{} s", short(at)),
             component(&context, step),
@@ -132,7 +148,7 @@ pub(super) async fn answer(mut context: Context<'_>) -> Result<Answer> {
     let json_steps: Vec<Json> = steps.iter().map(|step| step_json(&context, step)).collect();
     let evidence = json!({
         "application": application, "seconds": total, "waiting_seconds": waiting,
-        "steps": json_steps, "critical_path": json_path,
+        "disorder_seconds": disorder.as_seconds().max(0.0), "steps": json_steps, "critical_path": json_path,
         "result": result.map(|step| json!({"inference": step.inference, "prediction": step.prediction, "class": step.class(), "confidence": step.metric("ml.confidence"), "sources": step.sources})),
         "truth": truth,
     });

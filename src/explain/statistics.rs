@@ -24,7 +24,9 @@ pub fn wilson(good: f64, n: f64, confidence: f64) -> (f64, f64) {
     let (p, z2) = (good / n, z * z);
     let centre = (p + z2 / (2.0 * n)) / (1.0 + z2 / n);
     let half = z / (1.0 + z2 / n) * (p * (1.0 - p) / n + z2 / (4.0 * n * n)).sqrt();
-    ((centre - half).max(0.0), (centre + half).min(1.0))
+    // Nothing good, or all: the bound is exact, which rounding need not be.
+    let low = if good <= 0.0 { 0.0 } else { (centre - half).max(0.0) };
+    (low, if good >= n { 1.0 } else { (centre + half).min(1.0) })
 }
 
 /// Newcombe's interval of the difference of two shares, first less second (R. G. Newcombe 1998,

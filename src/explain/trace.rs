@@ -189,7 +189,7 @@ pub(super) fn critical_path(steps: &[Step]) -> Vec<Stretch> {
 }
 
 /// For each step, the steps before it, as far as upstream instances and sources say.
-fn before(steps: &[Step]) -> Vec<BTreeSet<usize>> {
+pub(super) fn before(steps: &[Step]) -> Vec<BTreeSet<usize>> {
     let direct = |step: &Step| -> BTreeSet<usize> {
         let is_before = |other: &Step| {
             let fed = other.inference.as_ref().is_some_and(|id| step.sources.contains(id));

@@ -71,10 +71,11 @@ pub(super) async fn answer(mut context: Context<'_>) -> Result<Answer> {
     let near = Span::from_micros((2 * longest.as_micros()).max(Span::seconds(120).as_micros()));
     let mut coincided = Vec::new();
     for opened in events.iter().filter(|event| event.kind == "opened") {
-        let before = |event: &&Event| {
-            matches!(event.kind, "version" | "change" | "action")
-                && event.at <= opened.at
-                && event.at + near >= opened.at
+        let before = |event: &&Event| match event.kind {
+            // What it caused itself coincides with nothing.
+            "action" => event.at < opened.at && event.at + near >= opened.at,
+            "version" | "change" => event.at <= opened.at && event.at + near >= opened.at,
+            _ => false,
         };
         let those: Vec<&Event> = events.iter().filter(before).collect();
         if let Some(last) = those.last() {

@@ -15,15 +15,18 @@ use crate::policy;
 mod baseline;
 mod bench;
 mod check;
+mod compare;
 mod demo;
 mod explain;
 mod import;
+mod judged;
 mod publish;
 mod recording;
 mod replay;
 mod report;
 mod schema;
 mod serve;
+mod suggest;
 
 use serve::stop_signal;
 
@@ -44,6 +47,8 @@ enum Command {
     Check(check::Arguments),
     Replay(replay::Arguments),
     Explain(explain::Arguments),
+    Compare(compare::Arguments),
+    Suggest(suggest::Arguments),
     Baseline(baseline::Arguments),
     Import(import::Arguments),
     Report(report::Arguments),
@@ -76,6 +81,8 @@ pub fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
+        Command::Compare(arguments) => compare::run(&arguments),
+        Command::Suggest(arguments) => suggest::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),

@@ -29,6 +29,8 @@ mod how;
 mod compliance;
 
 pub use compliance::page as compliance_page;
+pub use facts::matches;
+pub use which::Measure;
 pub use why::{Found, Promise, Why};
 
 /// The questions that can be asked, what each is about, and what it answers.

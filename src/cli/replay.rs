@@ -13,6 +13,7 @@ use crate::engine::{Counts, Engine, Limits, Output, Outputs, State, Transition, 
 use crate::report;
 use crate::time::Span;
 
+mod against;
 mod record;
 
 /// Judge recorded reports: the same engine as the service, at full speed
@@ -28,6 +29,10 @@ pub(super) struct Arguments {
     /// Contract files or folders
     #[arg(long, required = true)]
     contract: Vec<PathBuf>,
+    /// Contract files or folders that are compared with: what would they have done to the same past?
+    /// Exit code 1 if they open further violations
+    #[arg(long, conflicts_with = "database")]
+    against: Vec<PathBuf>,
     /// The reports; - for standard input
     #[arg(long)]
     reports: PathBuf,
@@ -51,6 +56,12 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let programs = super::read_contracts(&arguments.contract, arguments.policies.as_deref())?;
+    if !arguments.against.is_empty() {
+        let others = super::read_contracts(&arguments.against, arguments.policies.as_deref())?;
+        let ready =
+            |of: Vec<(std::sync::Arc<crate::engine::Program>, _)>| of.into_iter().map(|(program, _)| program).collect();
+        return against::run([ready(programs), ready(others)], &arguments.reports, arguments.format);
+    }
     let started = Instant::now();
     let mut out = Outputs { keep_evaluations: arguments.format == Format::Json, ..Outputs::default() };
     let mut record = arguments.database.as_deref().map(|url| Record::open(url, &programs)).transpose()?;

@@ -15,7 +15,7 @@ use crate::time::{Span, Timestamp};
 const HOUR: Span = Span::seconds(3_600);
 
 /// Label to value; with `stage` and `instance`.
-pub(super) type Labels = BTreeMap<String, String>;
+pub type Labels = BTreeMap<String, String>;
 
 /// What one slice observed of one attribute over a period.
 #[derive(Debug, Clone)]
@@ -161,7 +161,7 @@ pub(super) struct ComponentPane {
 }
 
 /// Whether a slice passes filters.
-pub(super) fn matches(labels: &Labels, filters: &[&Filter]) -> bool {
+pub fn matches(labels: &Labels, filters: &[&Filter]) -> bool {
     let get = |name: &str| labels.get(name).map_or("", String::as_str);
     let others: Vec<(Text<'_>, Text<'_>)> =
         labels.iter().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect();

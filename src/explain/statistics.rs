@@ -125,6 +125,13 @@ pub fn welch(a: Moments, b: Moments, confidence: f64) -> Option<Welch> {
     Some(Welch { t, freedom, p: 2.0 * students.sf(t.abs()), interval: (difference - half, difference + half) })
 }
 
+/// Student's interval of a mean; none of fewer than two values.
+pub fn mean_interval(of: Moments, confidence: f64) -> Option<(f64, f64)> {
+    let students = StudentsT::new(0.0, 1.0, of.n - 1.0).ok().filter(|_| of.n >= 2.0)?;
+    let half = students.inverse_cdf(0.5 + confidence / 2.0) * (of.variance / of.n).sqrt();
+    Some((of.mean - half, of.mean + half))
+}
+
 /// The chance that a value of Student's distribution is greater.
 pub fn student_tail(t: f64, freedom: f64) -> f64 {
     StudentsT::new(0.0, 1.0, freedom).map_or(0.5, |students| students.sf(t))

@@ -34,7 +34,7 @@ const SHRINK: f64 = 0.02;
 
 /// What is bad about an observation.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Measure {
+pub enum Measure {
     /// It breaks this test.
     Test(String),
     /// The prediction was wrong.
@@ -42,7 +42,12 @@ pub(super) enum Measure {
     /// Its value; worse is greater (1) or less (-1).
     Mean(f64),
     /// That it came, or its value, added up.
-    Total { counted: bool, sign: f64 },
+    Total {
+        /// Whether the observations are counted; else their values are added up.
+        counted: bool,
+        /// Worse is more (1) or less (-1).
+        sign: f64,
+    },
 }
 
 impl Measure {

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use anyhow::Context;
 use serde::Serialize;
 
 use super::judged::{Judged, Tally, judge};
@@ -16,6 +17,7 @@ use crate::explain::statistics::{
     Moments, fisher_either, mann_whitney, mean_interval, quantile_interval, share_difference, welch, wilson,
 };
 use crate::report::Report;
+use crate::store::Store;
 
 const CONFIDENCE: f64 = 0.95;
 /// A difference whose chance, times the number of objectives, is below this makes one run better.
@@ -30,9 +32,13 @@ const VALUES_MAX: usize = 2_000_000;
 /// Newcombe), quantiles by the Mann-Whitney test (intervals from order statistics), all else by
 /// the share of judgements that were met. Exit code 1 if B is worse in anything.
 ///
+/// With --database, two runs of a service or a replay are compared by the sums that are stored:
+/// quantiles by the share of observations beyond the target, and no judgements.
+///
 /// Examples:
 ///   qualm compare --contract contracts/smart-building.yaml a.ndjson b.ndjson
 ///   qualm compare --contract contracts/smart-building.yaml both.ndjson --runs blue,green
+///   qualm compare --contract contracts/smart-building.yaml --database sqlite:qualm.db --runs blue,green
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Arguments {
@@ -43,11 +49,14 @@ pub(super) struct Arguments {
     #[arg(long)]
     policies: Option<PathBuf>,
     /// The recordings: A and B, or one with --runs
-    #[arg(required = true, num_args = 1..=2)]
+    #[arg(required_unless_present = "database", num_args = 1..=2)]
     reports: Vec<PathBuf>,
     /// The values of the label `run` that tell A and B apart
     #[arg(long, value_delimiter = ',', num_args = 1)]
     runs: Vec<String>,
+    /// The database that holds both runs
+    #[arg(long, conflicts_with = "reports")]
+    database: Option<String>,
     /// How results are printed
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -260,16 +269,39 @@ fn kept(tally: &Tally, attainment: f64) -> Option<bool> {
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let program =
         super::read_contracts(std::slice::from_ref(&arguments.contract), arguments.policies.as_deref())?.remove(0).0;
+    let stored = |url: &str, a: &str, b: &str| -> anyhow::Result<(Run, Run)> {
+        super::runtime()?.block_on(async {
+            let store = Store::open_existing(url).await.with_context(|| format!("cannot open {url}"))?;
+            Ok((from_store(&store, &program, a).await?, from_store(&store, &program, b).await?))
+        })
+    };
+    if let Some(url) = &arguments.database {
+        let [a, b] = &arguments.runs[..] else { anyhow::bail!("give --runs A,B with --database") };
+        let (a, b) = stored(url, a, b)?;
+        return report(arguments, &program, &a, &b);
+    }
     let (a, b) = match (&arguments.reports[..], &arguments.runs[..]) {
         ([a, b], []) => (gather(&program, a, None)?, gather(&program, b, None)?),
         ([one], [a, b]) => (gather(&program, one, Some(a))?, gather(&program, one, Some(b))?),
         _ => anyhow::bail!("give two recordings, or one and --runs A,B"),
     };
+    report(arguments, &program, &a, &b)
+}
+
+/// A run out of a database.
+async fn from_store(store: &Store, program: &Program, run: &str) -> anyhow::Result<Run> {
+    let scope = &program.contract.spec.scope;
+    let slices = store.slices_with(&scope.tenant, &scope.application, "run", run).await?;
+    let reports = slices.iter().filter(|row| row.test.is_empty()).map(|row| row.sums.samples).sum();
+    Ok(Run { judged: Judged { reports, slices, ..Judged::default() }, values: HashMap::new() })
+}
+
+fn report(arguments: &Arguments, program: &Program, a: &Run, b: &Run) -> anyhow::Result<Outcome> {
     for (name, run) in [("A", &a), ("B", &b)] {
         anyhow::ensure!(run.judged.reports > 0, "run {name} holds no reports");
     }
     let objectives: Vec<Line> =
-        (0..program.contract.spec.objectives.len()).map(|index| line(&program, index, &a, &b)).collect();
+        (0..program.contract.spec.objectives.len()).map(|index| line(program, index, a, b)).collect();
     let kept = [0, 1].map(|which| objectives.iter().all(|line| [&line.a, &line.b][which].kept != Some(false)));
     let worse = objectives.iter().any(|line| line.better == "A");
     let comparison = Comparison {

@@ -84,18 +84,14 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     anyhow::ensure!(arguments.share > 0.0 && arguments.share <= 1.0, "--share is in 0..1");
     anyhow::ensure!(arguments.window > Span::ZERO, "--window must be greater than 0");
     let (tenant, application, mut proposals) = look(arguments)?;
-    let text = contract_of(&tenant, &application, arguments.window, &proposals, &BTreeMap::new());
-    let mut loaded = contract::load("suggested.yaml", &text);
-    let program = Program::compile(&mut loaded, |name| Err(name.to_owned()));
-    let program =
-        program.ok_or_else(|| anyhow::anyhow!("cannot put the attributes into a contract:\n{}", loaded.errors()))?;
+    let program = compiled(&contract_of(&tenant, &application, arguments.window, &proposals, &BTreeMap::new()))?;
     let mut values: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     let hear = |evaluation: &crate::engine::Evaluation| {
         if let Some(value) = evaluation.value.as_ref().and_then(|value| value.0.as_number()) {
             values.entry(evaluation.promised.objective.name.clone()).or_default().push(value);
         }
     };
-    judge(&[Arc::new(program)], &arguments.reports, |_| true, |_| {}, hear)?;
+    judge(&[program], &arguments.reports, |_| true, |_| {}, hear)?;
     for proposal in &mut proposals {
         let Some(seen) = values.get_mut(&proposal.name) else { continue };
         seen.sort_by(f64::total_cmp);
@@ -104,14 +100,20 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         }
         // The value that this share of windows keeps within, rounded away from it.
         let rank = ((seen.len() as f64 * arguments.share).ceil() as usize).clamp(1, seen.len());
-        proposal.target = rounded(seen[rank - 1], proposal.at_most);
-        let meets =
-            |value: &&f64| if proposal.at_most { **value <= proposal.target } else { **value >= proposal.target };
+        // Quantiles are shown within 1 %, but judged exactly.
+        let shown = if proposal.aggregate.starts_with('p') { 1.01 } else { 1.0 };
+        proposal.target = rounded(seen[rank - 1] * shown, proposal.at_most);
         proposal.windows = seen.len();
-        proposal.met = seen.iter().filter(meets).count();
-        proposal.share_met = proposal.met as f64 / proposal.windows as f64;
     }
     proposals.retain(|proposal| proposal.windows > 0);
+    // How many windows would have met the targets, the engine itself says.
+    let program = compiled(&contract_of(&tenant, &application, arguments.window, &proposals, &BTreeMap::new()))?;
+    let judged = judge(&[program.clone()], &arguments.reports, |_| true, |_| {}, |_| {})?;
+    for proposal in &mut proposals {
+        let Some(tally) = judged.objectives.get(&(program.name().to_owned(), proposal.name.clone())) else { continue };
+        (proposal.met, proposal.windows) = (tally.met() as usize, (tally.met() + tally.breached()) as usize);
+        proposal.share_met = proposal.met as f64 / proposal.windows.max(1) as f64;
+    }
     anyhow::ensure!(!proposals.is_empty(), "no window of {application} holds values; try a shorter --window");
     let mut out = std::io::stdout().lock();
     match arguments.format {
@@ -132,6 +134,13 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         }
     }
     Ok(Outcome::Fine)
+}
+
+fn compiled(text: &str) -> anyhow::Result<Arc<Program>> {
+    let mut loaded = contract::load("suggested.yaml", text);
+    let program = Program::compile(&mut loaded, |name| Err(name.to_owned()));
+    let faulty = || anyhow::anyhow!("cannot put the attributes into a contract:\n{}", loaded.errors());
+    program.map(Arc::new).ok_or_else(faulty)
 }
 
 /// What there is to promise: the attributes of each stage, and predictions.

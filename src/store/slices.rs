@@ -3,7 +3,7 @@
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
-use super::{Arg, Result, insert_many, number, text, time};
+use super::{Arg, Result, Store, insert_many, number, query, text, time};
 use crate::engine::{SliceRow, Sums, TallyRow};
 use crate::time::Span;
 
@@ -30,6 +30,25 @@ pub(super) async fn write(connection: &mut sqlx::AnyConnection, rows: &[SliceRow
     let tail = "ON CONFLICT (tenant, application, attribute, start_at, slice, test, width) DO UPDATE SET samples = excluded.samples, \
                 total = excluded.total, squares = excluded.squares, least = excluded.least, greatest = excluded.greatest";
     insert_many(connection, head, tail, rows.collect()).await
+}
+
+impl Store {
+    /// Panes of the slices of an application that have a label of this value.
+    pub async fn slices_with(
+        &self,
+        tenant: &str,
+        application: &str,
+        label: &str,
+        value: &str,
+    ) -> Result<Vec<SliceRow>> {
+        let sql = "SELECT tenant, application, stage, instance, slice, attribute, test, start_at, width, samples, total, squares, least, greatest \
+                   FROM slices WHERE tenant = $1 AND application = $2 AND width < 3600000000 AND slice LIKE $3 ORDER BY attribute, start_at";
+        let pair = format!("{}:{}", serde_json::Value::from(label), serde_json::Value::from(value));
+        let rows =
+            query(sql, [tenant.into(), application.into(), format!("%{pair}%").into()]).fetch_all(&self.read).await?;
+        // LIKE takes _ and % for any text.
+        rows.iter().map(read).filter(|row| !row.as_ref().is_ok_and(|row| !row.slice.contains(&pair))).collect()
+    }
 }
 
 pub(super) fn read(row: &AnyRow) -> Result<SliceRow> {

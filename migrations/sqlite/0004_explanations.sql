@@ -19,6 +19,22 @@ CREATE TABLE slices (
 ) WITHOUT ROWID;
 CREATE INDEX slices_by_time ON slices (tenant, application, start_at);
 
+-- The same by the hour, for long periods.
+CREATE TABLE slice_hours (
+  tenant TEXT NOT NULL,
+  application TEXT NOT NULL,
+  attribute TEXT NOT NULL,
+  start_at BIGINT NOT NULL,
+  slice TEXT NOT NULL,
+  test TEXT NOT NULL,
+  samples BIGINT NOT NULL,
+  total DOUBLE PRECISION NOT NULL,
+  squares DOUBLE PRECISION NOT NULL,
+  least DOUBLE PRECISION NOT NULL,
+  greatest DOUBLE PRECISION NOT NULL,
+  PRIMARY KEY (tenant, application, attribute, start_at, slice, test)
+) WITHOUT ROWID;
+
 -- Up to where panes of slices were added up by the hour.
 CREATE TABLE rolled_up (
   tenant TEXT NOT NULL,
@@ -43,8 +59,8 @@ CREATE TABLE steps (
   upstream TEXT NOT NULL,
   PRIMARY KEY (tenant, application, id)
 ) WITHOUT ROWID;
-CREATE INDEX steps_by_request ON steps (tenant, application, request);
-CREATE INDEX steps_by_inference ON steps (tenant, application, inference);
+CREATE INDEX steps_by_request ON steps (request);
+CREATE INDEX steps_by_inference ON steps (inference);
 CREATE INDEX steps_by_time ON steps (tenant, application, end_at);
 CREATE TABLE truths (
   tenant TEXT NOT NULL,

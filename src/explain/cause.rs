@@ -13,7 +13,7 @@ use serde_json::{Value as Json, json};
 use super::context::{Breach, Context, span_json};
 use super::facts::{ComponentPane, Of, together};
 use super::statistics::{Moments, student_tail, welch};
-use super::trace::{Step, WAITING, own_times, requests};
+use super::trace::{Detail, Step, WAITING, own_times, requests};
 use super::which::{ALPHA, Measure};
 use super::{Answer, Result};
 use crate::engine::{PREDICTION_ERROR, REQUEST_STAGE, Sums, short};
@@ -43,6 +43,28 @@ enum Family {
     Time,
     Cost,
     Quality,
+}
+
+impl Family {
+    fn of(attribute: &str) -> Family {
+        match attribute {
+            "service.response_time" | "request.response_time" | "service.late" | "service.remaining_time" => {
+                Family::Time
+            }
+            "request.cost" => Family::Cost,
+            other if other.starts_with("cost.") => Family::Cost,
+            _ => Family::Quality,
+        }
+    }
+
+    /// Whether an attribute tells of it.
+    fn reads(self, attribute: &str) -> bool {
+        match self {
+            Family::Time => attribute == "service.response_time",
+            Family::Cost => attribute.starts_with("cost."),
+            Family::Quality => direction(attribute) != 0.0 && Family::of(attribute) == Family::Quality,
+        }
+    }
 }
 
 /// Panes of one attribute of one component, before and while it lasted.
@@ -308,17 +330,21 @@ pub(super) async fn answer(mut context: Context<'_>) -> Result<Answer> {
     let width = context.width(&of, breach.window.end).await?;
     let [now, before] = breach.periods(clock, width);
     let both = (before.0, now.1);
-    let panes = context.by_component("what each component observed, before and while it lasted", &of, both).await?;
-    let steps = context.steps("steps of requests, before and while it lasted", &of, both).await?;
-    let before_stages = stages_before(&mut context, &breach, &of, &steps).await?;
     let indicators = breach.objective.indicators();
     let attribute = indicators.first().map(|(_, i)| i.attribute.clone()).unwrap_or_default();
-    let family = match attribute.as_str() {
-        "service.response_time" | "request.response_time" | "service.late" | "service.remaining_time" => Family::Time,
-        "request.cost" => Family::Cost,
-        other if other.starts_with("cost.") => Family::Cost,
-        _ => Family::Quality,
+    let family = Family::of(&attribute);
+    let mut attributes = context.attributes(&of).await?;
+    attributes.retain(|name| family.reads(name) || *name == attribute);
+    let observed = "what each component observed, before and while it lasted";
+    let panes = context.by_component(observed, &of, &attributes, both).await?;
+    let steps = match family {
+        Family::Time => {
+            context.steps("steps of requests, before and while it lasted", &of, both, Detail::Times).await?
+        }
+        // What follows what is all that is asked of them.
+        _ => context.steps("steps of requests while it lasted", &of, now, Detail::Times).await?,
     };
+    let before_stages = stages_before(&mut context, &breach, &of, &steps).await?;
     // Where the breach was seen.
     let seen = seen_at(&mut context, &breach, &of, &attribute, now, &before_stages, &panes).await?;
     let found = match family {

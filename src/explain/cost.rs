@@ -9,7 +9,6 @@ use super::facts::{Fact, Of};
 use super::{Answer, ExplainError, Result};
 use crate::contract::PREDICTION;
 use crate::engine::{REQUEST_STAGE, SUCCESS, short};
-use crate::store::Asked;
 use crate::time::Timestamp;
 
 const ROWS_MAX: usize = 20;
@@ -54,9 +53,8 @@ pub(super) async fn answer(mut context: Context<'_>) -> Result<Answer> {
     let period = context.period(clock, None)?;
     let length = period.1.since(period.0);
     let past = (period.0 - length, period.0);
-    let sql = "SELECT DISTINCT attribute FROM slices WHERE tenant = $1 AND application = $2 AND attribute >= 'cost.' AND attribute < 'cost/'";
-    let rows = context.store.ask(&Asked::new("", sql, [tenant.as_str().into(), application.as_str().into()])).await?;
-    let attributes = rows.iter().map(|row| row.text("attribute")).collect::<std::result::Result<Vec<String>, _>>()?;
+    let mut attributes = context.attributes(&of).await?;
+    attributes.retain(|attribute| attribute.starts_with("cost."));
     let mut sentences = Vec::new();
     let mut by_attribute = Vec::new();
     let requests = number_of_requests(&mut context, &of, period).await?;

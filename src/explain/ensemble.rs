@@ -10,7 +10,7 @@ use serde_json::{Value as Json, json};
 use super::context::{Context, span_json};
 use super::facts::Of;
 use super::statistics::wilson;
-use super::trace::{Step, best};
+use super::trace::{Detail, Step, best};
 use super::{Answer, ExplainError, Result};
 use crate::engine::short;
 use crate::time::Span;
@@ -58,7 +58,7 @@ pub(super) async fn answer(mut context: Context<'_>) -> Result<Answer> {
     let (tenant, application, clock) = context.application().await?;
     let of = Of { tenant: &tenant, application: &application };
     let period = context.period(clock, None)?;
-    let steps = context.steps("steps of the period", &of, period).await?;
+    let steps = context.steps("steps of the period", &of, period, Detail::All).await?;
     let truths = context.truths(&of, (period.0, period.1 + Span::seconds(3_600))).await?;
     let by_inference: BTreeMap<&str, &Step> =
         steps.iter().filter_map(|step| Some((step.inference.as_deref()?, step))).collect();

@@ -60,14 +60,27 @@ impl Context<'_> {
         attribute: &str,
         (from, until): (Timestamp, Timestamp),
     ) -> Result<Vec<Fact>> {
-        let (hours, condition) = self.hours(of, (from, until)).await?;
-        let sql = format!(
-            "SELECT slice, test, {SUMS} FROM slices WHERE tenant = $1 AND application = $2 AND attribute = $3 \
-             AND start_at >= $4 AND start_at < $5 AND {condition} GROUP BY slice, test ORDER BY slice, test"
-        );
+        let hours = self.hours(of, (from, until)).await?;
+        const COLUMNS: &str = "slice, test, samples, total, squares, least, greatest";
+        let of_table = |table: &str, first: usize| {
+            let whose = "tenant = $1 AND application = $2 AND attribute = $3";
+            format!(
+                "SELECT {COLUMNS} FROM {table} WHERE {whose} AND start_at >= ${first} AND start_at < ${}",
+                first + 1
+            )
+        };
+        // Whole hours, and the panes before and after them.
+        let (parts, times): (Vec<String>, Vec<Timestamp>) = match hours {
+            None => (vec![of_table("slices", 4)], vec![from, until]),
+            Some((first, last)) => (
+                vec![of_table("slices", 4), of_table("slice_hours", 6), of_table("slices", 8)],
+                vec![from, first, first, last, last, until],
+            ),
+        };
+        let parts = parts.join(" UNION ALL ");
+        let sql = format!("SELECT slice, test, {SUMS} FROM ({parts}) AS p GROUP BY slice, test ORDER BY slice, test");
         let arguments: [Json; 3] = [of.tenant.into(), of.application.into(), attribute.into()];
-        let times =
-            [from.into(), until.into()].into_iter().chain(hours.into_iter().flat_map(|(a, b)| [a.into(), b.into()]));
+        let times = times.into_iter().map(Json::from);
         let rows = self.ask(Asked::new(name, sql, arguments.into_iter().chain(times))).await?;
         let mut facts: Vec<Fact> = Vec::new();
         for row in &rows {
@@ -82,43 +95,56 @@ impl Context<'_> {
         Ok(facts)
     }
 
-    /// Which hours of a period are rolled up: these are read instead of their panes.
+    /// Which hours of a period are added up: these are read instead of their panes.
     async fn hours(
         &mut self,
         of: &Of<'_>,
         (from, until): (Timestamp, Timestamp),
-    ) -> Result<(Option<(Timestamp, Timestamp)>, &'static str)> {
-        const PANES: &str = "width < 3600000000";
+    ) -> Result<Option<(Timestamp, Timestamp)>> {
         let first = super::context::ceiling(from, HOUR);
         if first + HOUR > until {
-            return Ok((None, PANES));
+            return Ok(None);
         }
         let sql = "SELECT until_at FROM rolled_up WHERE tenant = $1 AND application = $2";
         let rows = self.store.ask(&Asked::new("", sql, [of.tenant.into(), of.application.into()])).await?;
-        let Some(rolled) = rows.first().map(|row| row.time("until_at")).transpose()? else { return Ok((None, PANES)) };
+        let Some(rolled) = rows.first().map(|row| row.time("until_at")).transpose()? else { return Ok(None) };
         let last = until.floor(HOUR).min(rolled);
-        if first >= last {
-            return Ok((None, PANES));
-        }
-        let condition = "((width = 3600000000 AND start_at >= $6 AND start_at < $7) \
-                         OR (width < 3600000000 AND (start_at < $6 OR start_at >= $7)))";
-        Ok((Some((first, last)), condition))
+        Ok((first < last).then_some((first, last)))
     }
 
-    /// What each component observed of every attribute, pane by pane.
+    /// The attributes that an application ever reported, in order.
+    pub async fn attributes(&mut self, of: &Of<'_>) -> Result<Vec<String>> {
+        let sql = "SELECT MIN(attribute) AS next FROM slices WHERE tenant = $1 AND application = $2 AND attribute > $3";
+        let mut found: Vec<String> = Vec::new();
+        loop {
+            let last = found.last().map_or("", String::as_str);
+            let asked = Asked::new("", sql, [of.tenant.into(), of.application.into(), last.into()]);
+            let rows = self.store.ask(&asked).await?;
+            match rows.first().map(|row| row.maybe("next")).transpose()?.flatten() {
+                Some(next) => found.push(next),
+                None => return Ok(found),
+            }
+        }
+    }
+
+    /// What each component observed of attributes, pane by pane.
     pub async fn by_component(
         &mut self,
         name: &str,
         of: &Of<'_>,
+        attributes: &[String],
         (from, until): (Timestamp, Timestamp),
     ) -> Result<Vec<ComponentPane>> {
+        let list: Vec<String> = (0..attributes.len()).map(|index| format!("${}", index + 5)).collect();
+        let list = if list.is_empty() { "''".to_owned() } else { list.join(", ") };
         let sql = format!(
             "SELECT attribute, stage, instance, start_at, {SUMS} FROM slices WHERE tenant = $1 AND application = $2 \
-             AND start_at >= $3 AND start_at < $4 AND test = '' AND width < 3600000000 \
+             AND start_at >= $3 AND start_at < $4 AND test = '' AND attribute IN ({list}) \
              GROUP BY attribute, stage, instance, start_at ORDER BY attribute, stage, instance, start_at"
         );
         let arguments: [Json; 4] = [of.tenant.into(), of.application.into(), from.into(), until.into()];
-        let rows = self.ask(Asked::new(name, sql, arguments)).await?;
+        let attributes = attributes.iter().map(|attribute| Json::from(attribute.as_str()));
+        let rows = self.ask(Asked::new(name, sql, arguments.into_iter().chain(attributes))).await?;
         let read = |row: &AskedRow| {
             Ok(ComponentPane {
                 attribute: row.text("attribute")?,
@@ -134,7 +160,7 @@ impl Context<'_> {
     /// The width of an application's panes.
     pub async fn width(&mut self, of: &Of<'_>, near: Timestamp) -> Result<Span> {
         let sql = "SELECT CAST(MAX(width) AS BIGINT) AS width FROM slices WHERE tenant = $1 AND application = $2 \
-                   AND start_at >= $3 AND start_at < $4 AND width < 3600000000";
+                   AND start_at >= $3 AND start_at < $4";
         let around = Span::seconds(600);
         let arguments: [Json; 4] =
             [of.tenant.into(), of.application.into(), (near - around).into(), (near + around).into()];

@@ -1,6 +1,7 @@
 //! Requests as they went: steps, the time in each, and the critical path.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use serde_json::Value as Json;
 
@@ -10,11 +11,19 @@ use super::facts::{Labels, Of, labels_of};
 use crate::store::{Asked, AskedRow};
 use crate::time::{Span, Timestamp};
 
-/// Steps that are read at once.
-const STEPS_MAX: i64 = 50_000;
+/// Steps that are read at once: the newest.
+const STEPS_MAX: i64 = 10_000;
 
 const COLUMNS: &str =
     "id, request, inference, start_at, end_at, slice, metrics, prediction, sources, upstream FROM steps";
+const TIMES: &str = "id, request, inference, start_at, end_at, slice, NULL AS metrics, NULL AS prediction, sources, upstream FROM steps";
+
+/// How much of steps is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Detail {
+    Times,
+    All,
+}
 
 /// One step of a request.
 #[derive(Debug, Clone)]
@@ -24,7 +33,7 @@ pub(super) struct Step {
     pub inference: Option<String>,
     pub start: Timestamp,
     pub end: Timestamp,
-    pub labels: Labels,
+    pub labels: Arc<Labels>,
     pub metrics: BTreeMap<String, Json>,
     pub prediction: Json,
     pub sources: Vec<String>,
@@ -73,31 +82,52 @@ pub(super) fn best<'s>(scores: impl Iterator<Item = (&'s str, f64)>) -> Option<S
     best.map(|(class, _)| class.to_owned())
 }
 
-fn read(row: &AskedRow) -> Result<Step> {
-    let texts = |value: Json| serde_json::from_value(value).unwrap_or_default();
+/// Labels by the text that they are read from: few slices have many steps.
+type Known = HashMap<String, Arc<Labels>>;
+
+fn read(row: &AskedRow, known: &mut Known) -> Result<Step> {
+    let texts = |text: String| if text == "[]" { Vec::new() } else { serde_json::from_str(&text).unwrap_or_default() };
+    let slice = row.text("slice")?;
+    let labels = match known.get(&slice) {
+        Some(labels) => labels.clone(),
+        None => {
+            let labels = Arc::new(labels_of(&row.json("slice")?));
+            known.insert(slice, labels.clone());
+            labels
+        }
+    };
     Ok(Step {
         id: row.text("id")?,
         request: row.maybe("request")?,
         inference: row.maybe("inference")?,
         start: row.time("start_at")?,
         end: row.time("end_at")?,
-        labels: labels_of(&row.json("slice")?),
+        labels,
         metrics: serde_json::from_value(row.json("metrics")?).unwrap_or_default(),
         prediction: row.json("prediction")?,
-        sources: texts(row.json("sources")?),
-        upstream: texts(row.json("upstream")?),
+        sources: texts(row.text("sources")?),
+        upstream: texts(row.text("upstream")?),
     })
 }
 
 impl Context<'_> {
-    /// Steps that ended in a period, oldest first.
-    pub async fn steps(&mut self, name: &str, of: &Of<'_>, (from, until): (Timestamp, Timestamp)) -> Result<Vec<Step>> {
+    /// The newest steps that ended in a period.
+    pub async fn steps(
+        &mut self,
+        name: &str,
+        of: &Of<'_>,
+        (from, until): (Timestamp, Timestamp),
+        detail: Detail,
+    ) -> Result<Vec<Step>> {
+        let columns = if detail == Detail::All { COLUMNS } else { TIMES };
         let sql = format!(
-            "SELECT {COLUMNS} WHERE tenant = $1 AND application = $2 AND end_at >= $3 AND end_at < $4 \
-             ORDER BY end_at, id LIMIT {STEPS_MAX}"
+            "SELECT {columns} WHERE tenant = $1 AND application = $2 AND end_at >= $3 AND end_at < $4 \
+             ORDER BY end_at DESC, id LIMIT {STEPS_MAX}"
         );
         let arguments: [Json; 4] = [of.tenant.into(), of.application.into(), from.into(), until.into()];
-        self.ask(Asked::new(name, sql, arguments)).await?.iter().map(read).collect()
+        let rows = self.ask(Asked::new(name, sql, arguments)).await?;
+        let mut known = Known::default();
+        rows.iter().map(|row| read(row, &mut known)).collect()
     }
 
     /// Steps by a column: `request` or `inference`.
@@ -116,7 +146,8 @@ impl Context<'_> {
         }
         sql.push_str(" ORDER BY start_at, end_at, id LIMIT 1000");
         let rows = self.ask(Asked::new(name, sql, arguments)).await?;
-        rows.iter().map(|row| Ok((read(row)?, row.text("tenant")?, row.text("application")?))).collect()
+        let mut known = Known::default();
+        rows.iter().map(|row| Ok((read(row, &mut known)?, row.text("tenant")?, row.text("application")?))).collect()
     }
 
     /// What turned out to be true of inferences, by inference.
@@ -252,7 +283,10 @@ mod tests {
             inference: None,
             start: Timestamp::from_micros(start * 1_000_000),
             end: Timestamp::from_micros(end * 1_000_000),
-            labels: Labels::from([("stage".to_owned(), stage.to_owned()), ("instance".to_owned(), stage.to_owned())]),
+            labels: Arc::new(Labels::from([
+                ("stage".to_owned(), stage.to_owned()),
+                ("instance".to_owned(), stage.to_owned()),
+            ])),
             metrics: BTreeMap::new(),
             prediction: Json::Null,
             sources: Vec::new(),

@@ -1,6 +1,6 @@
 //! When did what happen, and what coincided?
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value as Json, json};
 
@@ -8,6 +8,7 @@ use super::context::{Context, span_json};
 use super::facts::{ComponentPane, Of};
 use super::statistics::{Moments, welch};
 use super::{Answer, Result};
+use crate::contract::Contract;
 use crate::engine::{REQUEST_STAGE, short};
 use crate::store::Asked;
 use crate::time::{Span, Timestamp};
@@ -18,8 +19,11 @@ const SIDE_MIN: usize = 4;
 const ALPHA: f64 = 0.001;
 const EFFECT_MIN: f64 = 0.1;
 const CHANGES_MAX: usize = 50;
-/// Panes that are searched for change points.
-const SEARCHED_MAX: i64 = 86_400;
+/// Longer periods are searched for change points only around the newest violations.
+const SEARCHED_MAX: Span = Span::seconds(3_600);
+const AROUND_MAX: usize = 3;
+const BEFORE: Span = Span::seconds(1_200);
+const AFTER: Span = Span::seconds(600);
 const EVENTS_MAX: u32 = 1_000;
 
 /// Something that happened.
@@ -41,8 +45,7 @@ pub(super) async fn answer(mut context: Context<'_>) -> Result<Answer> {
     transitions(&mut context, &name, period, &mut events).await?;
     actions(&mut context, &name, period, &mut events).await?;
     versions(&mut context, &name, period, &mut events).await?;
-    let searched = (period.0.max(period.1 - Span::seconds(SEARCHED_MAX)), period.1);
-    let panes = context.by_component("what each component observed", &of, searched).await?;
+    let panes = panes(&mut context, &contract, &of, period, &events).await?;
     for change in changes(&panes) {
         events.push(Event {
             at: change.at,
@@ -99,6 +102,43 @@ pub(super) async fn answer(mut context: Context<'_>) -> Result<Answer> {
         "coincided": coincided,
     });
     Ok(context.answer(sentences, evidence))
+}
+
+/// Panes of what the contract's objectives are about: of the whole period if it is short, else around
+/// the newest violations.
+async fn panes(
+    context: &mut Context<'_>,
+    contract: &Contract,
+    of: &Of<'_>,
+    period: (Timestamp, Timestamp),
+    events: &[Event],
+) -> Result<Vec<ComponentPane>> {
+    let read: BTreeSet<&str> = contract.indicators().map(|(_, indicator)| indicator.attribute.as_str()).collect();
+    let mut attributes = context.attributes(of).await?;
+    let times = ["request.response_time", "service.late", "service.remaining_time"];
+    attributes.retain(|name| {
+        read.contains(name.as_str())
+            || name == "service.response_time" && times.iter().any(|time| read.contains(time))
+            || name.starts_with("cost.") && read.contains("request.cost")
+    });
+    let mut searched = vec![period];
+    if period.1.since(period.0) > SEARCHED_MAX {
+        let opened = events.iter().filter(|event| event.kind == "opened").map(|event| event.at);
+        let newest: BTreeSet<Timestamp> = opened.collect();
+        searched = newest.iter().rev().take(AROUND_MAX).map(|at| (*at - BEFORE, *at + AFTER)).collect();
+    }
+    searched.sort_unstable();
+    let mut panes = Vec::new();
+    let mut searched_until = period.0;
+    for (from, until) in searched {
+        let (from, until) = (from.max(searched_until), until.min(period.1));
+        if from < until {
+            let name = "what each component observed";
+            panes.extend(context.by_component(name, of, &attributes, (from, until)).await?);
+            searched_until = until;
+        }
+    }
+    Ok(panes)
 }
 
 async fn transitions(

@@ -44,16 +44,16 @@ impl Store {
             let mut hour = from.floor(HOUR);
             while hour < until {
                 let mut transaction = self.write.begin().await?;
-                let sql = "INSERT INTO slices (tenant, application, attribute, start_at, width, stage, instance, slice, test, samples, total, squares, least, greatest) \
-                           SELECT tenant, application, attribute, CAST($3 AS BIGINT), CAST($5 AS BIGINT), stage, instance, slice, test, \
+                let sql = "INSERT INTO slice_hours (tenant, application, attribute, start_at, slice, test, samples, total, squares, least, greatest) \
+                           SELECT tenant, application, attribute, CAST($3 AS BIGINT), slice, test, \
                            CAST(SUM(samples) AS BIGINT), SUM(total), SUM(squares), MIN(least), MAX(greatest) FROM slices \
-                           WHERE tenant = $1 AND application = $2 AND start_at >= $3 AND start_at < $4 AND width < $5 \
-                           GROUP BY tenant, application, attribute, stage, instance, slice, test \
-                           ON CONFLICT (tenant, application, attribute, start_at, slice, test, width) DO UPDATE SET samples = excluded.samples, \
+                           WHERE tenant = $1 AND application = $2 AND start_at >= $3 AND start_at < $4 \
+                           GROUP BY tenant, application, attribute, slice, test \
+                           ON CONFLICT (tenant, application, attribute, start_at, slice, test) DO UPDATE SET samples = excluded.samples, \
                            total = excluded.total, squares = excluded.squares, least = excluded.least, greatest = excluded.greatest";
                 let key = [tenant.as_str().into(), application.as_str().into()];
                 let [a, b] = key.clone();
-                let args = [a, b, hour.into(), (hour + HOUR).into(), HOUR.as_micros().into()];
+                let args = [a, b, hour.into(), (hour + HOUR).into()];
                 query(sql, args).execute(&mut *transaction).await?;
                 let sql = "INSERT INTO rolled_up (tenant, application, until_at) VALUES ($1, $2, $3) \
                            ON CONFLICT (tenant, application) DO UPDATE SET until_at = excluded.until_at";
@@ -76,6 +76,7 @@ impl Store {
                 (text(&row, "tenant")?, text(&row, "application")?, time(&row, "clock_at")?);
             for (table, column, kept) in [
                 ("slices", "start_at", retention.panes),
+                ("slice_hours", "start_at", retention.panes),
                 ("steps", "end_at", retention.steps),
                 ("truths", "at", retention.steps),
             ] {

@@ -42,7 +42,7 @@ impl Store {
         value: &str,
     ) -> Result<Vec<SliceRow>> {
         let sql = "SELECT tenant, application, stage, instance, slice, attribute, test, start_at, width, samples, total, squares, least, greatest \
-                   FROM slices WHERE tenant = $1 AND application = $2 AND width < 3600000000 AND slice LIKE $3 ORDER BY attribute, start_at";
+                   FROM slices WHERE tenant = $1 AND application = $2 AND slice LIKE $3 ORDER BY attribute, start_at";
         let pair = format!("{}:{}", serde_json::Value::from(label), serde_json::Value::from(value));
         let rows =
             query(sql, [tenant.into(), application.into(), format!("%{pair}%").into()]).fetch_all(&self.read).await?;

@@ -55,6 +55,7 @@ impl Store {
             "seen_ids",
             "joins",
             "slices",
+            "slice_hours",
             "rolled_up",
             "tallies",
             "steps",

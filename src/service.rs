@@ -24,7 +24,7 @@ use crate::time::Timestamp;
 
 /// Refused reports that wait for NATS, at most.
 const REJECTED_MAX: usize = 1_024;
-const FORGET_EVERY: Duration = Duration::from_secs(3_600);
+const FORGET_EVERY: Duration = Duration::from_secs(600);
 
 /// A service that runs.
 pub struct Service {

@@ -35,7 +35,7 @@ CREATE TABLE slice_hours (
   PRIMARY KEY (tenant, application, attribute, start_at, slice, test)
 ) WITHOUT ROWID;
 
--- Up to where panes of slices were added up by the hour.
+-- Up to where panes of slices were added up by the hour; the newest hour may be added up in part.
 CREATE TABLE rolled_up (
   tenant TEXT NOT NULL,
   application TEXT NOT NULL,
@@ -49,6 +49,8 @@ CREATE TABLE steps (
   application TEXT NOT NULL,
   id TEXT NOT NULL,
   request TEXT,
+  -- In 0..1000, alike for all steps of a request: to read a part of them.
+  draw BIGINT NOT NULL,
   inference TEXT,
   start_at BIGINT NOT NULL,
   end_at BIGINT NOT NULL,
@@ -61,7 +63,7 @@ CREATE TABLE steps (
 ) WITHOUT ROWID;
 CREATE INDEX steps_by_request ON steps (request);
 CREATE INDEX steps_by_inference ON steps (inference);
-CREATE INDEX steps_by_time ON steps (tenant, application, end_at);
+CREATE INDEX steps_by_time ON steps (tenant, application, end_at, draw);
 CREATE TABLE truths (
   tenant TEXT NOT NULL,
   application TEXT NOT NULL,

@@ -44,6 +44,8 @@ pub struct StepRow {
     pub id: String,
     /// The request that it serves, where one is named.
     pub request: Option<String>,
+    /// In 0..1000, alike for all steps of a request.
+    pub draw: i64,
     /// The inference's id.
     pub inference: Option<String>,
     /// When the work began...
@@ -371,6 +373,7 @@ impl Requests {
             application: application.to_owned(),
             id: step.id.clone(),
             request: step.request.map(str::to_owned),
+            draw: (xxh3_64(step.request.unwrap_or(&step.id).as_bytes()) % 1_000) as i64,
             inference: step.inference.map(|inference| inference.id.to_string()),
             start: step.start,
             end: step.end,

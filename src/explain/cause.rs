@@ -13,7 +13,7 @@ use serde_json::{Value as Json, json};
 use super::context::{Breach, Context, span_json};
 use super::facts::{ComponentPane, Of, together};
 use super::statistics::{Moments, student_tail, welch};
-use super::trace::{Detail, Step, WAITING, own_times, requests};
+use super::trace::{Step, WAITING, own_times, requests};
 use super::which::{ALPHA, Measure};
 use super::{Answer, Result};
 use crate::engine::{PREDICTION_ERROR, REQUEST_STAGE, Sums, short};
@@ -338,11 +338,9 @@ pub(super) async fn answer(mut context: Context<'_>) -> Result<Answer> {
     let observed = "what each component observed, before and while it lasted";
     let panes = context.by_component(observed, &of, &attributes, both).await?;
     let steps = match family {
-        Family::Time => {
-            context.steps("steps of requests, before and while it lasted", &of, both, Detail::Times).await?
-        }
+        Family::Time => context.drawn_steps("steps of requests, before and while it lasted", &of, both).await?,
         // What follows what is all that is asked of them.
-        _ => context.steps("steps of requests while it lasted", &of, now, Detail::Times).await?,
+        _ => context.drawn_steps("steps of requests while it lasted", &of, now).await?,
     };
     let before_stages = stages_before(&mut context, &breach, &of, &steps).await?;
     // Where the breach was seen.

@@ -8,7 +8,7 @@ use super::context::{Context, span_json};
 use super::facts::{Fact, Of};
 use super::{Answer, ExplainError, Result};
 use crate::contract::PREDICTION;
-use crate::engine::{REQUEST_STAGE, SUCCESS, short};
+use crate::engine::{PREDICTIONS_MADE, REQUEST_STAGE, SUCCESS, short};
 use crate::time::Timestamp;
 
 const ROWS_MAX: usize = 20;
@@ -57,13 +57,11 @@ pub(super) async fn answer(mut context: Context<'_>) -> Result<Answer> {
     attributes.retain(|attribute| attribute.starts_with("cost."));
     let mut sentences = Vec::new();
     let mut by_attribute = Vec::new();
-    let requests = number_of_requests(&mut context, &of, period).await?;
-    let requests_before = number_of_requests(&mut context, &of, past).await?;
-    let good = number_of_good(&mut context, &of, period, requests).await?;
+    let (requests, good) = requests(&mut context, &of, period).await?;
     for attribute in &attributes {
-        let now = context.by_slice(&format!("{attribute} by slice"), &of, attribute, period).await?;
+        let now = context.by_slice_alone(&format!("{attribute} by slice"), &of, attribute, period).await?;
         let before =
-            context.by_slice(&format!("{attribute} by slice, the period before"), &of, attribute, past).await?;
+            context.by_slice_alone(&format!("{attribute} by slice, the period before"), &of, attribute, past).await?;
         let now: Vec<Fact> = now
             .into_iter()
             .filter(|fact| fact.labels.get("stage").map(String::as_str) != Some(REQUEST_STAGE))
@@ -153,40 +151,39 @@ pub(super) async fn answer(mut context: Context<'_>) -> Result<Answer> {
     }
     let evidence = json!({
         "period": span_json(period), "before": span_json(past),
-        "requests": requests, "requests_before": requests_before, "good_results": good, "costs": by_attribute,
+        "requests": requests, "good_results": good, "costs": by_attribute,
     });
     Ok(context.answer(sentences, evidence))
 }
 
-/// Requests: those that were put together; else the inferences of the stage that made fewest, since
-/// each request passes it once; else the reports of a cost.
-async fn number_of_requests(context: &mut Context<'_>, of: &Of<'_>, period: (Timestamp, Timestamp)) -> Result<f64> {
-    let whole = context.by_slice("whole requests", of, SUCCESS, period).await?;
-    if !whole.is_empty() {
-        return Ok(whole.iter().map(|fact| fact.sums.samples as f64).sum());
-    }
-    let made = context.by_slice("inferences", of, crate::engine::PREDICTIONS_MADE, period).await?;
-    let mut by_stage: BTreeMap<String, f64> = BTreeMap::new();
-    for fact in &made {
-        *by_stage.entry(fact.labels.get("stage").cloned().unwrap_or_default()).or_default() += fact.sums.samples as f64;
-    }
-    Ok(by_stage.into_values().reduce(f64::min).unwrap_or(0.0))
-}
-
-/// Requests with a good result: by the share of right predictions where there is feedback; else those that succeeded.
-async fn number_of_good(
+/// Requests and those with a good result. Requests are those that were put together; else the
+/// inferences of the stage that made fewest, since each request passes it once. Good ones go by the
+/// share of right predictions where there is feedback; else they are those that succeeded.
+async fn requests(
     context: &mut Context<'_>,
     of: &Of<'_>,
     period: (Timestamp, Timestamp),
-    requests: f64,
-) -> Result<Option<f64>> {
-    let pairs = context.by_slice("predictions with feedback", of, PREDICTION, period).await?;
-    let n: f64 = pairs.iter().map(|fact| fact.sums.samples as f64).sum();
-    if n > 0.0 {
-        return Ok(Some(requests * pairs.iter().map(|fact| fact.sums.total).sum::<f64>() / n));
+) -> Result<(f64, Option<f64>)> {
+    let whole = context.by_slice_alone("whole requests, and those that succeeded", of, SUCCESS, period).await?;
+    let mut requests: f64 = whole.iter().map(|fact| fact.sums.samples as f64).sum();
+    if whole.is_empty() {
+        let made = context.by_slice_alone("inferences", of, PREDICTIONS_MADE, period).await?;
+        let mut by_stage: BTreeMap<String, f64> = BTreeMap::new();
+        for fact in &made {
+            let stage = fact.labels.get("stage").cloned().unwrap_or_default();
+            *by_stage.entry(stage).or_default() += fact.sums.samples as f64;
+        }
+        requests = by_stage.into_values().reduce(f64::min).unwrap_or(0.0);
     }
-    let whole = context.by_slice("requests that succeeded", of, SUCCESS, period).await?;
-    Ok((!whole.is_empty()).then(|| whole.iter().map(|fact| fact.sums.total).sum()))
+    let pairs = context.by_slice_alone("predictions with feedback", of, PREDICTION, period).await?;
+    let n: f64 = pairs.iter().map(|fact| fact.sums.samples as f64).sum();
+    let right: f64 = pairs.iter().map(|fact| fact.sums.total).sum();
+    let good = match (n > 0.0, whole.is_empty()) {
+        (true, _) => Some(requests * right / n),
+        (false, false) => Some(whole.iter().map(|fact| fact.sums.total).sum()),
+        (false, true) => None,
+    };
+    Ok((requests, good))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What does each member of an ensemble contribute?
 //!
-//! From the results whose members' inferences are kept: the members' scores (or their class with
+//! From the newest results whose members' inferences are kept: the members' scores (or their class with
 //! its confidence) are added up again with and without each member.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,7 +10,7 @@ use serde_json::{Value as Json, json};
 use super::context::{Context, span_json};
 use super::facts::Of;
 use super::statistics::wilson;
-use super::trace::{Detail, Step, best};
+use super::trace::{Step, best};
 use super::{Answer, ExplainError, Result};
 use crate::engine::short;
 use crate::time::Span;
@@ -58,7 +58,7 @@ pub(super) async fn answer(mut context: Context<'_>) -> Result<Answer> {
     let (tenant, application, clock) = context.application().await?;
     let of = Of { tenant: &tenant, application: &application };
     let period = context.period(clock, None)?;
-    let steps = context.steps("steps of the period", &of, period, Detail::All).await?;
+    let steps = context.newest_steps("steps of the period", &of, period).await?;
     let truths = context.truths(&of, (period.0, period.1 + Span::seconds(3_600))).await?;
     let by_inference: BTreeMap<&str, &Step> =
         steps.iter().filter_map(|step| Some((step.inference.as_deref()?, step))).collect();

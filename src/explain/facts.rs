@@ -58,12 +58,35 @@ impl Context<'_> {
         name: &str,
         of: &Of<'_>,
         attribute: &str,
+        period: (Timestamp, Timestamp),
+    ) -> Result<Vec<Fact>> {
+        self.by_slice_and_test(name, of, attribute, period, true).await
+    }
+
+    /// The same without tests and classes.
+    pub async fn by_slice_alone(
+        &mut self,
+        name: &str,
+        of: &Of<'_>,
+        attribute: &str,
+        period: (Timestamp, Timestamp),
+    ) -> Result<Vec<Fact>> {
+        self.by_slice_and_test(name, of, attribute, period, false).await
+    }
+
+    async fn by_slice_and_test(
+        &mut self,
+        name: &str,
+        of: &Of<'_>,
+        attribute: &str,
         (from, until): (Timestamp, Timestamp),
+        tests: bool,
     ) -> Result<Vec<Fact>> {
         let hours = self.hours(of, (from, until)).await?;
         const COLUMNS: &str = "slice, test, samples, total, squares, least, greatest";
         let of_table = |table: &str, first: usize| {
-            let whose = "tenant = $1 AND application = $2 AND attribute = $3";
+            let tests = if tests { "" } else { " AND test = ''" };
+            let whose = format!("tenant = $1 AND application = $2 AND attribute = $3{tests}");
             format!(
                 "SELECT {COLUMNS} FROM {table} WHERE {whose} AND start_at >= ${first} AND start_at < ${}",
                 first + 1
@@ -108,7 +131,8 @@ impl Context<'_> {
         let sql = "SELECT until_at FROM rolled_up WHERE tenant = $1 AND application = $2";
         let rows = self.store.ask(&Asked::new("", sql, [of.tenant.into(), of.application.into()])).await?;
         let Some(rolled) = rows.first().map(|row| row.time("until_at")).transpose()? else { return Ok(None) };
-        let last = until.floor(HOUR).min(rolled);
+        // The newest hour may be added up in part; it is read if the period holds that part.
+        let last = if until >= rolled { rolled } else { until.floor(HOUR) };
         Ok((first < last).then_some((first, last)))
     }
 

@@ -46,8 +46,8 @@ pub(super) async fn answer(mut context: Context<'_>) -> Result<Answer> {
     let of = Of { tenant: &tenant, application: &application };
     let period = context.period(clock, None)?;
     let pairs = context.by_slice("predictions with feedback", &of, PREDICTION, period).await?;
-    let errors = context.by_slice("errors of predicted numbers", &of, PREDICTION_ERROR, period).await?;
-    let made = context.by_slice("inferences", &of, PREDICTIONS_MADE, period).await?;
+    let errors = context.by_slice_alone("errors of predicted numbers", &of, PREDICTION_ERROR, period).await?;
+    let made = context.by_slice_alone("inferences", &of, PREDICTIONS_MADE, period).await?;
     let n: u64 = pairs.iter().map(|fact| fact.sums.samples).sum();
     let right = pairs.iter().map(|fact| fact.sums.total).sum::<f64>().round() as u64;
     let inferences: u64 = made.iter().map(|fact| fact.sums.samples).sum();

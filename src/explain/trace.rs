@@ -11,19 +11,12 @@ use super::facts::{Labels, Of, labels_of};
 use crate::store::{Asked, AskedRow};
 use crate::time::{Span, Timestamp};
 
-/// Steps that are read at once: the newest.
-const STEPS_MAX: i64 = 10_000;
+/// Steps that are read at once.
+const STEPS_MAX: u64 = 6_000;
 
 const COLUMNS: &str =
     "id, request, inference, start_at, end_at, slice, metrics, prediction, sources, upstream FROM steps";
 const TIMES: &str = "id, request, inference, start_at, end_at, slice, NULL AS metrics, NULL AS prediction, sources, upstream FROM steps";
-
-/// How much of steps is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Detail {
-    Times,
-    All,
-}
 
 /// One step of a request.
 #[derive(Debug, Clone)]
@@ -111,21 +104,39 @@ fn read(row: &AskedRow, known: &mut Known) -> Result<Step> {
 }
 
 impl Context<'_> {
-    /// The newest steps that ended in a period.
-    pub async fn steps(
+    /// The newest steps that ended in a period, all that is known of them.
+    pub async fn newest_steps(
         &mut self,
         name: &str,
         of: &Of<'_>,
         (from, until): (Timestamp, Timestamp),
-        detail: Detail,
     ) -> Result<Vec<Step>> {
-        let columns = if detail == Detail::All { COLUMNS } else { TIMES };
         let sql = format!(
-            "SELECT {columns} WHERE tenant = $1 AND application = $2 AND end_at >= $3 AND end_at < $4 \
+            "SELECT {COLUMNS} WHERE tenant = $1 AND application = $2 AND end_at >= $3 AND end_at < $4 \
              ORDER BY end_at DESC, id LIMIT {STEPS_MAX}"
         );
         let arguments: [Json; 4] = [of.tenant.into(), of.application.into(), from.into(), until.into()];
         let rows = self.ask(Asked::new(name, sql, arguments)).await?;
+        let mut known = Known::default();
+        rows.iter().map(|row| read(row, &mut known)).collect()
+    }
+
+    /// Steps of whole requests that ended in a period, with their times: all, or where they are many a
+    /// part of the requests, drawn alike over the period.
+    pub async fn drawn_steps(
+        &mut self,
+        name: &str,
+        of: &Of<'_>,
+        (from, until): (Timestamp, Timestamp),
+    ) -> Result<Vec<Step>> {
+        let whose = "tenant = $1 AND application = $2 AND end_at >= $3 AND end_at < $4";
+        let arguments: [Json; 4] = [of.tenant.into(), of.application.into(), from.into(), until.into()];
+        let sql = format!("SELECT CAST(COUNT(*) AS BIGINT) AS n FROM steps WHERE {whose}");
+        let rows = self.store.ask(&Asked::new("", sql, arguments.clone())).await?;
+        let n = rows.first().map(|row| row.count("n")).transpose()?.unwrap_or(0);
+        let draw = (1_000 * STEPS_MAX / n.max(1)).clamp(1, 1_000);
+        let sql = format!("SELECT {TIMES} WHERE {whose} AND draw < $5 ORDER BY end_at, id");
+        let rows = self.ask(Asked::new(name, sql, arguments.into_iter().chain([draw.into()]))).await?;
         let mut known = Known::default();
         rows.iter().map(|row| read(row, &mut known)).collect()
     }

@@ -32,7 +32,8 @@ const OPEN: Span = Span::seconds(600);
 const HOUR: Span = Span::seconds(3_600);
 
 impl Store {
-    /// Adds up panes of slices by the hour, for hours that are over, so that long periods are read fast.
+    /// Adds up panes of slices by the hour, so that long periods are read fast; the newest hour as far as
+    /// its panes have closed.
     pub async fn roll_up(&self) -> Result<()> {
         let sql = "SELECT a.tenant AS tenant, a.application AS application, clock_at, \
                    COALESCE(until_at, (SELECT MIN(start_at) FROM slices s WHERE s.tenant = a.tenant AND s.application = a.application)) AS from_at \
@@ -40,7 +41,7 @@ impl Store {
         for row in query(sql, []).fetch_all(&self.read).await? {
             let (tenant, application) = (text(&row, "tenant")?, text(&row, "application")?);
             let Some(from) = super::maybe_time(&row, "from_at")? else { continue };
-            let until = (time(&row, "clock_at")? - OPEN).floor(HOUR);
+            let until = (time(&row, "clock_at")? - OPEN).floor(OPEN);
             let mut hour = from.floor(HOUR);
             while hour < until {
                 let mut transaction = self.write.begin().await?;
@@ -53,12 +54,13 @@ impl Store {
                            total = excluded.total, squares = excluded.squares, least = excluded.least, greatest = excluded.greatest";
                 let key = [tenant.as_str().into(), application.as_str().into()];
                 let [a, b] = key.clone();
-                let args = [a, b, hour.into(), (hour + HOUR).into()];
+                let end = (hour + HOUR).min(until);
+                let args = [a, b, hour.into(), end.into()];
                 query(sql, args).execute(&mut *transaction).await?;
                 let sql = "INSERT INTO rolled_up (tenant, application, until_at) VALUES ($1, $2, $3) \
                            ON CONFLICT (tenant, application) DO UPDATE SET until_at = excluded.until_at";
                 let [a, b] = key;
-                query(sql, [a, b, (hour + HOUR).into()]).execute(&mut *transaction).await?;
+                query(sql, [a, b, end.into()]).execute(&mut *transaction).await?;
                 transaction.commit().await?;
                 hour = hour + HOUR;
             }

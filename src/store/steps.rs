@@ -10,6 +10,7 @@ pub(super) async fn write(connection: &mut sqlx::AnyConnection, steps: &[StepRow
             row.application.as_str().into(),
             row.id.as_str().into(),
             row.request.clone().into(),
+            row.draw.into(),
             row.inference.clone().into(),
             row.start.into(),
             row.end.into(),
@@ -20,7 +21,7 @@ pub(super) async fn write(connection: &mut sqlx::AnyConnection, steps: &[StepRow
             row.upstream.as_str().into(),
         ]
     });
-    let head = "steps (tenant, application, id, request, inference, start_at, end_at, slice, metrics, prediction, sources, upstream)";
+    let head = "steps (tenant, application, id, request, draw, inference, start_at, end_at, slice, metrics, prediction, sources, upstream)";
     // What an instance says of its own step, with its labels, goes before what others pass on.
     let tail = "ON CONFLICT (tenant, application, id) DO UPDATE SET inference = excluded.inference, slice = excluded.slice, \
                 metrics = excluded.metrics, prediction = excluded.prediction, sources = excluded.sources, \

@@ -108,7 +108,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     proposals.retain(|proposal| proposal.windows > 0);
     // How many windows would have met the targets, the engine itself says.
     let program = compiled(&contract_of(&tenant, &application, arguments.window, &proposals, &BTreeMap::new()))?;
-    let judged = judge(&[program.clone()], &arguments.reports, |_| true, |_| {}, |_| {})?;
+    let judged = judge(std::slice::from_ref(&program), &arguments.reports, |_| true, |_| {}, |_| {})?;
     for proposal in &mut proposals {
         let Some(tally) = judged.objectives.get(&(program.name().to_owned(), proposal.name.clone())) else { continue };
         (proposal.met, proposal.windows) = (tally.met() as usize, (tally.met() + tally.breached()) as usize);

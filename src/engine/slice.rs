@@ -24,7 +24,7 @@ const TESTS_MAX: usize = 4;
 /// Classes and pairs of classes in one pane.
 const PARTS_MAX: usize = 1_000;
 /// Panes are as wide as the judgements are apart, within these bounds.
-const WIDTH_MIN: Span = Span::seconds(10);
+const WIDTH_MIN: Span = Span::seconds(1);
 const WIDTH_MAX: Span = Span::seconds(60);
 
 /// The attribute of inferences that were made; its parts are the predicted classes.

@@ -16,7 +16,7 @@ use super::statistics::{Moments, student_tail, welch};
 use super::trace::{Step, WAITING, own_times, requests};
 use super::which::{ALPHA, Measure};
 use super::{Answer, Result};
-use crate::engine::{PREDICTION_ERROR, REQUEST_STAGE, Sums, short};
+use crate::engine::{Limits, PREDICTION_ERROR, REQUEST, REQUEST_STAGE, Sums, short};
 use crate::store::Asked;
 use crate::time::{Span, Timestamp};
 
@@ -328,10 +328,14 @@ pub(super) async fn answer(mut context: Context<'_>) -> Result<Answer> {
     let of = Of { tenant: &tenant, application: &application };
     let clock = context.clock(&tenant, &application).await?;
     let width = context.width(&of, breach.window.end).await?;
-    let [now, before] = breach.periods(clock, width);
-    let both = (before.0, now.1);
     let indicators = breach.objective.indicators();
     let attribute = indicators.first().map(|(_, i)| i.attribute.clone()).unwrap_or_default();
+    // Requests count when they are complete; their steps were earlier.
+    let earlier = if attribute.starts_with(REQUEST) { Limits::default().request_timeout } else { Span::ZERO };
+    let shifted =
+        |(from, until): (Timestamp, Timestamp)| ((from - earlier).floor(width), (until - earlier).floor(width));
+    let [now, before] = breach.periods(clock, width).map(shifted);
+    let both = (before.0, now.1);
     let family = Family::of(&attribute);
     let mut attributes = context.attributes(&of).await?;
     attributes.retain(|name| family.reads(name) || *name == attribute);
@@ -367,6 +371,9 @@ pub(super) async fn answer(mut context: Context<'_>) -> Result<Answer> {
         Family::Quality => quality_causes(&instances, &stages, looked_at, &before_stages, &seen, &attribute),
         Family::Time | Family::Cost => excess_causes(&instances, &stages, looked_at),
     };
+    // What came nearest, where nothing is sure.
+    let worse = instances.iter().filter(|change| change.excess > 0.0 && change.p < 0.1);
+    let suspect = worse.min_by(|a, b| a.p.total_cmp(&b.p)).cloned();
     let mut sentences = Vec::new();
     let spread = causes.first().map(|first| way(&before_stages, &first.component.0, &seen)).unwrap_or_default();
     match causes.first() {
@@ -377,7 +384,9 @@ pub(super) async fn answer(mut context: Context<'_>) -> Result<Answer> {
                 what(&first.change),
                 short(first.change.before.mean),
                 short(first.change.now.mean),
-                if family == Family::Quality { String::new() } else {
+                if family == Family::Quality {
+                    String::new()
+                } else {
                     format!(", {} % of all that came on top", short(first.score.min(1.0) * 100.0))
                 },
             ));
@@ -394,9 +403,22 @@ pub(super) async fn answer(mut context: Context<'_>) -> Result<Answer> {
                 sentences.push(format!("Beside it, {} got worse too.", words(&context, &second.component)));
             }
         }
-        None => sentences.push(format!(
-            "No component stands out: in {looked_at} comparisons with their own past, none got worse beyond chance while {name} was broken."
-        )),
+        None => {
+            sentences.push(format!(
+                "No component stands out: in {looked_at} comparisons with their own past, none got worse beyond chance while {name} was broken."
+            ));
+            if let Some(suspect) = &suspect {
+                sentences.push(format!(
+                    "Nearest is {}, whose {} went from {} to {} in {} observations; the chance of that is {}.",
+                    words(&context, &suspect.component),
+                    what(suspect),
+                    short(suspect.before.mean),
+                    short(suspect.now.mean),
+                    suspect.now.n,
+                    short((suspect.p * looked_at as f64).min(1.0)),
+                ));
+            }
+        }
     }
     let rows = causes.iter().take(SHOWN_MAX).map(|cause| {
         vec![
@@ -435,6 +457,7 @@ pub(super) async fn answer(mut context: Context<'_>) -> Result<Answer> {
     let evidence = json!({
         "period": span_json(now), "before": span_json(before), "comparisons": looked_at,
         "causes": causes_json,
+        "nearest": suspect.as_ref().filter(|_| causes.is_empty()).map(&change_json),
         "compared": instances.iter().take(200).map(&change_json).collect::<Vec<_>>(),
         "graph": before_stages.iter().map(|(stage, those)| json!({"stage": context.shown("stage", stage), "after": those.iter().map(|s| context.shown("stage", s)).collect::<Vec<_>>()})).collect::<Vec<_>>(),
         "seen_at": seen.iter().map(|stage| context.shown("stage", stage)).collect::<Vec<_>>(),

@@ -47,7 +47,8 @@ pub(super) async fn answer(mut context: Context<'_>) -> Result<Answer> {
     let last = steps.iter().max_by_key(|step| (step.end, !step.sources.is_empty())).cloned();
     let Some(last) = last else { return Err(ExplainError::NotFound("step", id)) };
     // The final result is of the step that was asked about, or of the last one that says something.
-    let result = asked_for.iter().chain([&last]).chain(steps.iter().rev()).find(|step| step.class().is_some());
+    let asked_first: &[Step] = if column == "inference" { &asked_for } else { &[] };
+    let result = asked_first.iter().chain([&last]).chain(steps.iter().rev()).find(|step| step.class().is_some());
     let truth = match result.and_then(|step| step.inference.clone()) {
         Some(inference) => truth_of(&mut context, &of, &inference).await?,
         None => None,

@@ -460,9 +460,15 @@ async fn slices(context: &mut Context<'_>, breach: &Breach) -> Result<(Vec<Strin
                 sentences.push(format!("The same observations are those of {}.", also.join("; of ")));
             }
         }
-        None if now_facts.is_empty() => sentences.push(format!("Nothing is stored of {words} while {name} was broken.")),
+        None if now_facts.is_empty() => {
+            sentences.push(format!("Nothing is stored of {words} while {name} was broken."))
+        }
+        None if ranking.looked_at == 0 => {
+            sentences
+                .push(format!("There are no slices to compare: all observations behind {name} have the same labels."));
+        }
         None => sentences.push(format!(
-            "No slice stands out: what is wrong with {name} is spread over {} slices as chance would have it ({} in all).",
+            "No slice stands out: what is wrong with {name} shows in none of {} slices beyond chance ({} in all).",
             ranking.looked_at,
             rate_words(&measure, sign * whole),
         )),

@@ -172,6 +172,45 @@ fn number(value: &Json) -> f64 {
     value.as_f64().unwrap_or_else(|| panic!("{value} is a number"))
 }
 
+/// Each question about the violations of the world, or about its contract and application.
+fn all_questions(world: &World) -> Vec<Vec<&str>> {
+    let quick = world.violation("quick");
+    vec![
+        vec!["why", quick],
+        vec!["which", world.violation("on-time")],
+        vec!["root-cause", quick],
+        vec!["who", quick],
+        vec!["where", "f-700"],
+        vec!["ensemble", "vision"],
+        vec!["cost", "vision", "--from", "2026-09-21T12:10:00Z"],
+        vec!["quality", "vision"],
+        vec!["when", "vision"],
+        vec!["how", quick],
+        vec!["how", "--contract", "vision", "--objective", "quick"],
+        vec!["compliance", "vision"],
+    ]
+}
+
+#[test]
+fn postgres_answers_alike() {
+    let world = World::new();
+    let postgres = common::Postgres::start();
+    let output = run(qualm()
+        .args(["replay", "--database", &postgres.url, "--contract"])
+        .arg(world.folder.path().join("vision.yaml"))
+        .arg("--reports")
+        .arg(world.folder.path().join("reports.ndjson")));
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    for arguments in all_questions(&world) {
+        let ask = |database: &str| {
+            let output = run(qualm().arg("explain").args(&arguments).args(["--database", database]));
+            assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+            stdout(&output)
+        };
+        assert_eq!(ask(&world.database()), ask(&postgres.url), "{arguments:?}");
+    }
+}
+
 #[test]
 fn answers_rest_on_the_queries_that_they_name_and_on_the_reports() {
     let world = World::new();
@@ -389,21 +428,7 @@ fn compliance(world: &World) {
 }
 
 fn consumers_see_what_they_may(world: &World) {
-    let quick = world.violation("quick");
-    let all = [
-        vec!["why", quick],
-        vec!["which", world.violation("on-time")],
-        vec!["root-cause", quick],
-        vec!["who", quick],
-        vec!["where", "f-700"],
-        vec!["ensemble", "vision"],
-        vec!["cost", "vision"],
-        vec!["quality", "vision"],
-        vec!["when", "vision"],
-        vec!["how", quick],
-        vec!["compliance", "vision"],
-    ];
-    for arguments in all {
+    for arguments in all_questions(world) {
         let output = run(qualm().arg("explain").args(&arguments).args([
             "--as",
             "consumer",

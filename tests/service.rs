@@ -336,6 +336,10 @@ fn actions_await_approval_and_take_outcomes() {
     let over_http = run(qualm().args(["explain", "why", violation, "--server", &service.url]));
     assert!(stdout(&over_http).contains("acknowledged by ops"), "{}", stdout(&over_http));
     assert_eq!(stdout(&over_nats), stdout(&over_http), "{}", stderr(&over_nats));
+    let over_nats = run(qualm().args(["explain", "who", violation, "--nats", &nats.url]));
+    let over_http = run(qualm().args(["explain", "who", violation, "--server", &service.url]));
+    assert!(stdout(&over_http).contains("ops acknowledged it"), "{}{}", stdout(&over_http), stderr(&over_http));
+    assert_eq!(stdout(&over_nats), stdout(&over_http), "{}", stderr(&over_nats));
 
     assert_eq!(service.send("POST", "/v1/reports", &shop_report("r-2", 0.5)).0, 202);
     wait_for("the resolution", LIMIT, || {
@@ -406,14 +410,14 @@ fn tokens_give_roles_and_strangers_stay_out() {
     let config = folder.path().join("qualm.toml");
     std::fs::write(
         &config,
-        "[[tokens]]\nrole = \"reporter\"\nenv = \"T_REPORTER\"\n[[tokens]]\nrole = \"reader\"\nenv = \"T_READER\"\n",
+        "[[tokens]]\nrole = \"reporter\"\nenv = \"T_REPORTER\"\n[[tokens]]\nrole = \"reader\"\nenv = \"T_READER\"\n[[tokens]]\nrole = \"consumer\"\nenv = \"T_CONSUMER\"\n",
     )
     .unwrap();
-    let (reporter, reader) = ("reporter-0123456789", "reader-0123456789");
+    let (reporter, reader, consumer) = ("reporter-0123456789", "reader-0123456789", "consumer-0123456789");
     let database = format!("sqlite:{}", folder.path().join("q.db").display());
     let service = Service::start_with(
         &["--config", config.to_str().unwrap(), "--database", &database],
-        &[("T_REPORTER", reporter), ("T_READER", reader)],
+        &[("T_REPORTER", reporter), ("T_READER", reader), ("T_CONSUMER", consumer)],
     );
     let ask =
         |method: &str, path: &str, token| common::http(method, &format!("{}{path}", service.url), Some(""), token).0;
@@ -424,6 +428,8 @@ fn tokens_give_roles_and_strangers_stay_out() {
     assert_eq!(ask("POST", "/v1/reports", Some(reader)), 403);
     assert_eq!(ask("POST", "/v1/reports", Some(reporter)), 422);
     assert_eq!(ask("PUT", "/v1/contracts/x", Some(reader)), 403);
+    assert_eq!(ask("GET", "/v1/explain/which?violation=x", Some(consumer)), 404, "may ask, but there is none");
+    assert_eq!(ask("GET", "/v1/violations", Some(consumer)), 403);
     assert_eq!(ask("GET", "/readyz", None), 200);
     let open = run(qualm().args(["serve", "--http", "0.0.0.0:0", "--database", &database]));
     assert_eq!(open.status.code(), Some(2));
@@ -443,6 +449,10 @@ fn http_errors_are_problems() {
         ("GET", "/v1/violations?cursor=x", "", 400),
         ("GET", "/v1/violations?objectiv=x", "", 400),
         ("GET", "/v1/explain/who?violation=x", "", 404),
+        ("GET", "/v1/explain/which", "", 400),
+        ("GET", "/v1/explain/whence", "", 404),
+        ("GET", "/v1/explain/quality?application=nothing", "", 404),
+        ("GET", "/v1/explain/quality?application=nothing&from=yesterday", "", 400),
         ("PATCH", "/v1/violations", "", 405),
         ("POST", "/v1/reports", "{}", 422),
         ("POST", "/v1/violations/x/acknowledge", "{\"who\":1}", 422),

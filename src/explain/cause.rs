@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde_json::{Value as Json, json};
 
-use super::context::{Breach, Context, span_json};
+use super::context::{Breach, Context, ceiling, span_json};
 use super::facts::{ComponentPane, Of, together};
 use super::statistics::{Moments, student_tail, welch};
 use super::trace::{Step, WAITING, own_times, requests};
@@ -333,7 +333,7 @@ pub(super) async fn answer(mut context: Context<'_>) -> Result<Answer> {
     // Requests count when they are complete; their steps were earlier.
     let earlier = if attribute.starts_with(REQUEST) { Limits::default().request_timeout } else { Span::ZERO };
     let shifted =
-        |(from, until): (Timestamp, Timestamp)| ((from - earlier).floor(width), (until - earlier).floor(width));
+        |(from, until): (Timestamp, Timestamp)| (ceiling(from - earlier, width), ceiling(until - earlier, width));
     let [now, before] = breach.periods(clock, width).map(shifted);
     let both = (before.0, now.1);
     let family = Family::of(&attribute);

@@ -501,6 +501,8 @@ fn recorded_accuracy_equals_a_brute_force_join() {
 
 const ALL: &str = "  objectives:
     - {name: a, indicator: {attribute: prediction, aggregate: f1, window: 20s, every: 10s, group_by: [device]}, target: {min: 0.5}}
+    - {name: whole, indicator: {attribute: request.response_time, aggregate: mean, window: 20s, every: 5s, group_by: [device]}, target: {max: 0.5}}
+    - {name: dear, indicator: {attribute: request.cost, aggregate: sum, window: 10s}, target: {max: 3}}
     - {name: b, indicator: {attribute: prediction, aggregate: coverage, window: 20s, every: 5s}, target: {min: 0.5}}
     - {name: c, indicator: {attribute: x.y, aggregate: ks, window: 10s, every: 5s, baseline: {first: 20s}, group_by: [device]}, target: {false_alarm: 0.2}}
     - {name: d, indicator: {attribute: x.y, aggregate: wasserstein, window: 10s, every: 5s, baseline: {window: 40s}}, target: {max: 0.4}}
@@ -531,12 +533,13 @@ proptest! {
             let time = START + (at - f64::from(*back) / 20.0).max(0.0);
             let value = f64::from(tenths % 7) + at / 50.0;
             // Feedback for an inference nearby, before or after it; some never, some twice.
+            let request = number / 3 - (number / 3) % 2 * usize::from(number % 7 == 0);
             let (inference, answered) = (number / 2, (number + *tenths as usize % 9) / 2);
             let id = if tenths % 13 == 0 { 1 } else { number };
             let text = format!(
                 "{{\"id\":\"r{id}\",\"time\":{time},\"application\":\"shop\",\"stage\":\"s\",\"instance\":\"i{device}\",\
-                 \"labels\":{{\"device\":\"{device}\"}},\"metrics\":{{\"x.y\":{value}}},\
-                 \"inference\":{{\"id\":\"{inference}\",\"prediction\":\"{}\"}},\
+                 \"labels\":{{\"device\":\"{device}\"}},\"metrics\":{{\"x.y\":{value},\"service.response_time\":{value},\"cost.usd\":{value}}},\
+                 \"inference\":{{\"id\":\"{inference}\",\"request\":\"q{request}\",\"prediction\":\"{}\"}},\
                  \"feedback\":[{{\"inference\":\"{answered}\",\"label\":\"{}\"}}]}}",
                 ["x", "y", "z"][*tenths as usize % 3], ["x", "y"][*back as usize % 2],
             );
@@ -551,4 +554,42 @@ proptest! {
         }
         prop_assert_eq!(cut.len(), whole.len());
     }
+}
+
+/// Two steps of one request are put together: from the first start to the last end, costs added, and
+/// counted 10 s after the last step; a step that comes twice counts once.
+#[test]
+fn whole_requests_are_put_together() {
+    let objectives = "  objectives:
+    - {name: time, indicator: {attribute: request.response_time, aggregate: max, window: 10s}, target: {max: 1}}
+    - {name: cost, indicator: {attribute: request.cost, aggregate: sum, window: 10s}, target: {max: 100}}
+    - {name: good, indicator: {attribute: request.success, aggregate: ratio, good: {equals: true}, window: 10s}, target: {min: 1}}
+";
+    let step = |id: &str, at: f64, took: f64, more: &str| {
+        let time = START + at;
+        format!(
+            "{{\"id\":\"{id}-{at}\",\"time\":{time},\"application\":\"shop\",\"stage\":\"{id}\",\"instance\":\"i\",\
+             \"metrics\":{{\"service.response_time\":{took},\"cost.usd\":2{more}}},\"inference\":{{\"id\":\"{id}\",\"request\":\"q\"}}}}"
+        )
+    };
+    let texts = [
+        (step("a", 1.0, 0.5, ""), false),
+        (step("a", 1.5, 0.5, ""), false),
+        (step("b", 3.0, 1.0, ",\"service.error\":true"), false),
+        (step("late", 60.0, 0.1, ""), false),
+    ];
+    let found = trial::outputs_of(Limits { snapshots: true, ..Limits::default() }, (objectives, ""), &texts, false);
+    let value = |objective: &str| {
+        let of: Vec<&String> = found
+            .iter()
+            .filter(|line| line.contains(&format!("\"objective\":\"{objective}\"")) && line.contains("\"evaluation\""))
+            .collect();
+        let with_data = of.iter().find(|line| line.contains("\"samples\":1,")).unwrap_or_else(|| panic!("{of:#?}"));
+        serde_json::from_str::<serde_json::Value>(with_data).unwrap()
+    };
+    assert_eq!(value("time")["value"], 2.5, "from 0.5 to 3");
+    assert_eq!(value("cost")["value"], 4.0, "a step that comes again adds nothing");
+    assert_eq!(value("good")["value"], 0.0, "one step failed");
+    let end: qualm::time::Timestamp = value("time")["window"]["end"].as_str().unwrap().parse().unwrap();
+    assert_eq!(end, qualm::time::Timestamp::from_epoch_seconds(START + 20.0).unwrap(), "complete at 13 s");
 }

@@ -301,6 +301,17 @@ impl Requests {
             self.log.push(Change::S(part.clone()));
         }
         let Part { request, step, start, end, cost, failed, labels } = part;
+        // A request that was complete before this step, but has not counted yet, goes by another key.
+        if let Some(open) = self.open.get(&request)
+            && open.last + timeout < end
+        {
+            let (at, key) = (open.last + timeout, request.wrapping_add(open.last.as_micros() as u128 + 1));
+            if let Some(open) = self.open.remove(&request) {
+                self.ends.remove(&(at, request));
+                self.ends.insert((at, key));
+                self.open.insert(key, open);
+            }
+        }
         match self.open.get_mut(&request) {
             None => {
                 let open = Open { first: start, last: end, cost, failed, steps: SmallVec::from_elem(step, 1), labels };

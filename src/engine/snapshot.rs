@@ -200,7 +200,8 @@ impl Engine {
         while snapshot.rows() < rows_max
             && let Some((place, _)) = self.changed.pop_front()
         {
-            self.applications[place as usize].save(self.limits.join_horizon, &mut snapshot);
+            self.applications[place as usize]
+                .save(self.limits.join_horizon.max(self.limits.request_timeout), &mut snapshot);
         }
         snapshot
     }
@@ -210,7 +211,8 @@ impl Engine {
         let mut snapshot = Snapshot::default();
         if let Some(place) = self.place(tenant, application) {
             self.changed.retain(|(changed, _)| *changed != place);
-            self.applications[place as usize].save(self.limits.join_horizon, &mut snapshot);
+            self.applications[place as usize]
+                .save(self.limits.join_horizon.max(self.limits.request_timeout), &mut snapshot);
         }
         snapshot
     }

@@ -403,6 +403,9 @@ pub(super) async fn answer(mut context: Context<'_>) -> Result<Answer> {
                 sentences.push(format!("Beside it, {} got worse too.", words(&context, &second.component)));
             }
         }
+        None if looked_at == 0 => sentences.push(format!(
+            "Too little is stored of the time before {name} was broken: there is no past to compare components with."
+        )),
         None => {
             sentences.push(format!(
                 "No component stands out: in {looked_at} comparisons with their own past, none got worse beyond chance while {name} was broken."

@@ -287,9 +287,7 @@ async fn violations(
         let open = (opened.max(period.0), resolved.unwrap_or(clock).min(period.1));
         let open = if open.0 < open.1 { parts(open, &contract.spec.excluded) } else { Vec::new() };
         let minutes: f64 = open.iter().map(|(from, until)| until.since(*from).as_seconds() / 60.0).sum();
-        let labels = super::facts::labels_of(&row.json("series")?);
-        let labels: Vec<String> =
-            labels.iter().map(|(name, value)| format!("{name}={}", context.shown(name, value))).collect();
+        let labels = context.pairs(&super::facts::labels_of(&row.json("series")?));
         found.push(json!({
             "id": row.text("id")?, "objective": row.text("objective")?, "series": labels.join(", "), "severity": row.text("severity")?,
             "opened_at": opened, "resolved_at": resolved, "minutes": minutes, "acknowledged_by": row.maybe("acknowledged_by")?,

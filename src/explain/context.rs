@@ -2,6 +2,7 @@
 
 use serde_json::{Value as Json, json};
 
+use super::facts::{Labels, labels_of};
 use super::{Answer, ExplainError, Link, Result, Section, Subject, View};
 use crate::contract::{self, Contract, Objective};
 use crate::engine::{Evidence, Window};
@@ -34,6 +35,8 @@ pub(super) struct Breach {
     pub since: Timestamp,
     pub value: Option<f64>,
     pub indicator: String,
+    /// All that was known when it opened.
+    pub detail: Json,
 }
 
 impl<'s> Context<'s> {
@@ -83,6 +86,16 @@ impl<'s> Context<'s> {
         if self.shows(dimension) { value } else { "(kept back)" }
     }
 
+    /// `name=value` of each label, as the reader may see it.
+    pub fn pairs(&self, labels: &Labels) -> Vec<String> {
+        labels.iter().map(|(name, value)| format!("{name}={}", self.shown(name, value))).collect()
+    }
+
+    /// Labels as evidence, as the reader may see them.
+    pub fn shown_labels(&self, labels: &Labels) -> Json {
+        labels.iter().map(|(name, value)| (name.clone(), Json::from(self.shown(name, value)))).collect()
+    }
+
     /// Notes what a contract keeps back from its consumers.
     pub fn read_for(&mut self, contract: &Contract) {
         self.keep_back.extend(contract.spec.visibility.keep_back.iter().cloned());
@@ -114,6 +127,7 @@ impl<'s> Context<'s> {
             contract,
             objective,
             since,
+            detail,
         })
     }
 
@@ -143,12 +157,14 @@ impl<'s> Context<'s> {
         let tenant = self.subject.tenant.clone().unwrap_or_else(|| "default".to_owned());
         let clock = self.clock(&tenant, &name).await?;
         // What any contract of the application keeps back is kept back from its consumers.
-        for version in self.store.contracts_in_force().await? {
-            if let Some(contract) = contract::load(&version.origin, &version.source).contract
-                && contract.spec.scope.tenant == tenant
-                && contract.spec.scope.application == name
-            {
-                self.read_for(&contract);
+        if self.view == View::Consumer {
+            for version in self.store.contracts_in_force().await? {
+                if let Some(contract) = contract::load(&version.origin, &version.source).contract
+                    && contract.spec.scope.tenant == tenant
+                    && contract.spec.scope.application == name
+                {
+                    self.read_for(&contract);
+                }
             }
         }
         self.subject.tenant = Some(tenant.clone());
@@ -193,16 +209,13 @@ impl Breach {
     }
 
     /// Label to value of the series.
-    pub fn series(&self) -> Vec<(String, String)> {
-        let pairs = self.violation.series.as_object().into_iter().flatten();
-        pairs.map(|(name, value)| (name.clone(), value.as_str().unwrap_or_default().to_owned())).collect()
+    pub fn series(&self) -> Labels {
+        labels_of(&self.violation.series)
     }
 
     /// `contract/objective`, with the series.
     pub fn name(&self, context: &Context<'_>) -> String {
-        let series = self.series();
-        let labels: Vec<String> =
-            series.iter().map(|(name, value)| format!("{name}={}", context.shown(name, value))).collect();
+        let labels = context.pairs(&self.series());
         let of = if labels.is_empty() { String::new() } else { format!(" for {}", labels.join(", ")) };
         format!("{}/{}{of}", self.violation.contract, self.violation.objective)
     }

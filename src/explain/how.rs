@@ -18,9 +18,7 @@ pub(super) async fn answer(mut context: Context<'_>) -> Result<Answer> {
         let name = breach.name(&context);
         contract_name = breach.violation.contract.clone();
         objective = breach.objective.clone();
-        let sql = "SELECT detail FROM transitions WHERE violation = $1 AND state = 'open'";
-        let rows = context.store.ask(&Asked::new("", sql, [id.as_str().into()])).await?;
-        let detail = rows.first().map(|row| row.json("detail")).transpose()?.unwrap_or_default();
+        let detail = &breach.detail;
         let found = &detail["evidence"]["counterfactual"];
         let samples = detail["samples"].as_u64().unwrap_or(0);
         evidence["counterfactual"] = found.clone();
@@ -70,9 +68,7 @@ async fn now(
         let Some(Latest { at, verdict, value: Some(value), samples, .. }) = lifecycle.and_then(|l| l.latest) else {
             continue;
         };
-        let labels = super::facts::labels_of(&row.json("labels")?);
-        let labels: Vec<String> =
-            labels.iter().map(|(name, value)| format!("{name}={}", context.shown(name, value))).collect();
+        let labels = context.pairs(&super::facts::labels_of(&row.json("labels")?));
         let change = value.0.as_number().zip(objective.target()).and_then(|(value, target)| nearest(value, target));
         broken += usize::from(change.is_some());
         table.push(vec![

@@ -206,10 +206,8 @@ fn component(context: &Context<'_>, step: &Step) -> String {
 }
 
 fn step_json(context: &Context<'_>, step: &Step) -> Json {
-    let labels: Json =
-        step.labels.iter().map(|(name, value)| (name.clone(), Json::from(context.shown(name, value)))).collect();
     json!({
-        "id": step.id, "inference": step.inference, "request": step.request, "labels": labels,
+        "id": step.id, "inference": step.inference, "request": step.request, "labels": context.shown_labels(&step.labels),
         "start": step.start, "end": step.end, "seconds": step.end.since(step.start).as_seconds(),
         "metrics": step.metrics, "prediction": step.prediction, "sources": step.sources,
         "upstream": step.upstream.iter().map(|name| context.shown("instance", name)).collect::<Vec<_>>(),

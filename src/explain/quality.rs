@@ -210,7 +210,9 @@ async fn drift(context: &mut Context<'_>, of: &Of<'_>, sentences: &mut Vec<Strin
                ORDER BY contract, objective, labels LIMIT 2000";
     let rows = context.ask(Asked::new("where series stand", sql, [of.tenant.into(), of.application.into()])).await?;
     let mut drifting: BTreeMap<(String, String), bool> = BTreeMap::new();
-    for version in context.store.contracts_in_force().await? {
+    let contracts = rows.iter().map(|row| row.text("contract")).collect::<std::result::Result<BTreeSet<_>, _>>()?;
+    for name in &contracts {
+        let Some(version) = context.store.contract(name).await? else { continue };
         let Some(contract) = crate::contract::load(&version.origin, &version.source).contract else { continue };
         for objective in &contract.spec.objectives {
             let is_drift = objective
@@ -228,10 +230,7 @@ async fn drift(context: &mut Context<'_>, of: &Of<'_>, sentences: &mut Vec<Strin
         }
         let latest = row.json("state")?["lifecycle"]["latest"].clone();
         let verdict = latest["verdict"].as_str().unwrap_or("no_data").to_owned();
-        let series: Vec<String> = super::facts::labels_of(&row.json("labels")?)
-            .iter()
-            .map(|(name, value)| format!("{name}={}", context.shown(name, value)))
-            .collect();
+        let series = context.pairs(&super::facts::labels_of(&row.json("labels")?));
         table.push(vec![
             format!("{}/{}", key.0, key.1),
             series.join(", "),

@@ -153,9 +153,7 @@ async fn transitions(
     );
     let arguments: [Json; 3] = [contract.into(), period.0.into(), period.1.into()];
     for row in context.ask(Asked::new("transitions of violations", sql, arguments)).await? {
-        let labels = super::facts::labels_of(&row.json("series")?);
-        let labels: Vec<String> =
-            labels.iter().map(|(name, value)| format!("{name}={}", context.shown(name, value))).collect();
+        let labels = context.pairs(&super::facts::labels_of(&row.json("series")?));
         let of = if labels.is_empty() { String::new() } else { format!(" for {}", labels.join(", ")) };
         let kind = if row.text("state")? == "open" { "opened" } else { "resolved" };
         events.push(Event {

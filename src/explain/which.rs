@@ -382,17 +382,6 @@ fn without(
     json!({"value": value, "meets": target.and_then(|target| target.holds(&Value::Number(value)))})
 }
 
-/// `name=value, name=value`, as the reader may see it.
-pub(super) fn slice_words(context: &Context<'_>, labels: &Labels) -> String {
-    let words: Vec<String> =
-        labels.iter().map(|(name, value)| format!("{name}={}", context.shown(name, value))).collect();
-    words.join(", ")
-}
-
-fn shown_labels(context: &Context<'_>, labels: &Labels) -> Json {
-    labels.iter().map(|(name, value)| (name.clone(), Json::from(context.shown(name, value)))).collect()
-}
-
 pub(super) async fn answer(mut context: Context<'_>) -> Result<Answer> {
     let breach = context.breach().await?;
     let (sentences, evidence) = slices(&mut context, &breach).await?;
@@ -437,7 +426,7 @@ async fn slices(context: &mut Context<'_>, breach: &Breach) -> Result<(Vec<Strin
     let percent = |share: f64| format!("{} %", short(share * 100.0));
     match named.first() {
         Some(first) => {
-            let slice = slice_words(context, &first.labels);
+            let slice = context.pairs(&first.labels).join(", ");
             let (now_rate, rest) =
                 (sign * first.now.rate().unwrap_or(0.0), sign * ranking.whole.less(first.now).rate().unwrap_or(0.0));
             sentences.push(format!(
@@ -456,7 +445,8 @@ async fn slices(context: &mut Context<'_>, breach: &Breach) -> Result<(Vec<Strin
                 ranking.looked_at
             ));
             if !first.also.is_empty() {
-                let also: Vec<String> = first.also.iter().take(3).map(|labels| slice_words(context, labels)).collect();
+                let also: Vec<String> =
+                    first.also.iter().take(3).map(|labels| context.pairs(labels).join(", ")).collect();
                 sentences.push(format!("The same observations are those of {}.", also.join("; of ")));
             }
         }
@@ -475,8 +465,8 @@ async fn slices(context: &mut Context<'_>, breach: &Breach) -> Result<(Vec<Strin
     }
     let json_of = |candidate: &Candidate| {
         json!({
-            "slice": shown_labels(context, &candidate.labels),
-            "also": candidate.also.iter().map(|labels| shown_labels(context, labels)).collect::<Vec<_>>(),
+            "slice": context.shown_labels(&candidate.labels),
+            "also": candidate.also.iter().map(|labels| context.shown_labels(labels)).collect::<Vec<_>>(),
             "samples": candidate.now.n, "bad": sign * candidate.now.x, "rate": candidate.now.rate().map(|rate| sign * rate),
             "samples_before": candidate.before.n, "bad_before": sign * candidate.before.x,
             "rate_before": candidate.before.rate().map(|rate| sign * rate),
@@ -497,7 +487,7 @@ async fn slices(context: &mut Context<'_>, breach: &Breach) -> Result<(Vec<Strin
     });
     let row = |candidate: &&Candidate| {
         vec![
-            slice_words(context, &candidate.labels),
+            context.pairs(&candidate.labels).join(", "),
             format!("{}", candidate.now.n),
             rate_words(&measure, sign * candidate.now.rate().unwrap_or(0.0)),
             candidate.before.rate().map_or("-".to_owned(), |rate| rate_words(&measure, sign * rate)),

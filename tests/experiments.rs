@@ -19,6 +19,8 @@ spec:
     - {name: quick, indicator: {attribute: service.response_time, aggregate: mean, window: 1m}, target: {max: 0.03}}
     - {name: sure, indicator: {attribute: ml.confidence, aggregate: mean, window: 1m}, target: {min: 0.5}}
     - {name: on-time, indicator: {attribute: service.late, aggregate: ratio, good: {equals: false}, window: 1m}, target: {min: 0.9}}
+    - {name: tail, indicator: {attribute: service.response_time, aggregate: p90, window: 2m, every: 30s}, target: {max: 0.045}, min_samples: 60}
+    - {name: spread, indicator: {attribute: service.response_time, aggregate: stddev, window: 1m}, target: {max: 1}}
 ";
 
 /// Ten minutes of two runs side by side: blue is quick, green slow and often late; both are as sure.
@@ -58,18 +60,44 @@ fn the_better_run_is_told_from_files_and_from_the_store() {
         )
     };
     let (code, comparison) = compare(&[&both, "--runs", "blue,green"]);
-    assert_eq!((code, better(&comparison)), (Some(1), vec!["A", "neither", "A"]), "{comparison:#}");
+    assert_eq!((code, better(&comparison)), (Some(1), vec!["A", "neither", "A", "A", "neither"]), "{comparison:#}");
     assert_eq!(comparison["kept"], json!([true, false]));
     assert_eq!(comparison["reports"], json!([600, 600]));
     let mean = comparison["objectives"][0]["difference"].as_f64().unwrap();
     assert!((mean + 0.02).abs() < 1e-3, "green takes 0.02 s more: {mean}");
     let (code, turned) = compare(&[&both, "--runs", "green,blue"]);
-    assert_eq!((code, better(&turned)), (Some(0), vec!["B", "neither", "B"]));
+    assert_eq!((code, better(&turned)), (Some(0), vec!["B", "neither", "B", "B", "neither"]));
 
     let database = format!("sqlite:{}", folder.path().join("both.db").display());
     run(qualm().args(["replay", "--contract", &contract, "--reports", &both, "--database", &database]));
     let (_, stored) = compare(&["--database", &database, "--runs", "blue,green"]);
-    assert_eq!(better(&stored), ["A", "neither", "A"]);
+    assert_eq!(better(&stored), ["A", "neither", "A", "A", "neither"]);
+    // Sums do not tell of a standard deviation (yet B broke other promises); all else is judged as by replay.
+    assert_eq!((&stored["kept"], &stored["not_judged"]), (&json!([null, false]), &json!(["spread"])));
+    for index in 0..4 {
+        for (side, field) in
+            [("a", "judgements"), ("a", "judgements_met"), ("b", "judgements"), ("b", "judgements_met")]
+        {
+            let judged = |of: &Json| of["objectives"][index][side][field].as_u64().unwrap();
+            assert!(judged(&comparison) > 0 || field == "judgements_met", "{comparison:#}");
+            assert_eq!(
+                judged(&stored),
+                judged(&comparison),
+                "{} {side} {field}",
+                stored["objectives"][index]["objective"]
+            );
+        }
+    }
+    let other = folder.path().join("other.yaml");
+    std::fs::write(&other, CONTRACT.replace("max: 0.03}", "max: 0.04}")).unwrap();
+    let output =
+        run(qualm().args(["compare", "--database", &database, "--runs", "blue,green", "--contract"]).arg(&other));
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr(&output).contains("which observations of service.response_time are at most 0.04"),
+        "{}",
+        stderr(&output)
+    );
     for index in 0..3 {
         let number = |of: &Json, field: &str| of["objectives"][index][field].as_f64().unwrap();
         assert!((number(&stored, "difference") - number(&comparison, "difference")).abs() < 1e-9);

@@ -11,13 +11,15 @@ use serde::Serialize;
 use super::judged::{Judged, Tally, judge};
 use super::{Format, Outcome};
 use crate::contract::{Aggregate, Indicator};
-use crate::engine::{Program, short, test_of};
+use crate::engine::{Limits, Program, nearest_rank, short, test_of};
 use crate::explain::Measure;
 use crate::explain::statistics::{
     Moments, fisher_either, mann_whitney, mean_interval, quantile_interval, share_difference, welch, wilson,
 };
 use crate::report::Report;
 use crate::store::Store;
+
+mod stored;
 
 const CONFIDENCE: f64 = 0.95;
 /// A difference whose chance, times the number of objectives, is below this makes one run better.
@@ -33,7 +35,8 @@ const VALUES_MAX: usize = 2_000_000;
 /// the share of judgements that were met. Exit code 1 if B is worse in anything.
 ///
 /// With --database, two runs of a service or a replay are compared by the sums that are stored:
-/// quantiles by the share of observations beyond the target, and no judgements.
+/// quantiles by the share of observations beyond the target. Windows are judged from these sums,
+/// as far as they tell: each, mean, sum, count, rate, min, max, ratio, quantiles and accuracy.
 ///
 /// Examples:
 ///   qualm compare --contract contracts/smart-building.yaml a.ndjson b.ndjson
@@ -71,7 +74,8 @@ struct Side {
     n: u64,
     judgements_met: u64,
     judgements: u64,
-    violations: usize,
+    /// Unknown of stored runs.
+    violations: Option<usize>,
     kept: Option<bool>,
 }
 
@@ -96,14 +100,20 @@ struct Comparison {
     contract: String,
     reports: [u64; 2],
     objectives: Vec<Line>,
-    /// Which runs would have kept the contract.
-    kept: [bool; 2],
+    /// Which runs would have kept the contract; unknown if an objective of a stored run cannot be judged.
+    kept: [Option<bool>; 2],
+    /// Objectives of which stored sums do not tell.
+    not_judged: Vec<String>,
 }
 
 /// A run: its verdicts, and its values by objective.
 struct Run {
     judged: Judged,
     values: HashMap<String, Vec<f64>>,
+    /// Out of a database: without values and violations.
+    is_stored: bool,
+    /// Objectives that could not be judged.
+    not_judged: Vec<String>,
 }
 
 fn gather(program: &Arc<Program>, reports: &Path, run: Option<&str>) -> anyhow::Result<Run> {
@@ -125,11 +135,11 @@ fn gather(program: &Arc<Program>, reports: &Path, run: Option<&str>) -> anyhow::
             of.extend(found.filter_map(|(_, value)| value.as_number()).take(VALUES_MAX - of.len().min(VALUES_MAX)));
         }
     };
-    let judged = judge(std::slice::from_ref(program), reports, takes, see, |_| {})?;
+    let judged = judge(std::slice::from_ref(program), Limits::default(), reports, takes, see, |_| {})?;
     for of in values.values_mut() {
         of.sort_by(f64::total_cmp);
     }
-    Ok(Run { judged, values })
+    Ok(Run { judged, values, is_stored: false, not_judged: Vec::new() })
 }
 
 /// Number, badness and squares of an objective's observations.
@@ -161,7 +171,7 @@ fn line(program: &Program, index: usize, a: &Run, b: &Run) -> Line {
         n,
         judgements_met: judged[which].0,
         judgements: judged[which].1,
-        violations: tallies[which].opened.len(),
+        violations: (!a.is_stored).then(|| tallies[which].opened.len()),
         kept: kept(&tallies[which], objective.attainment),
     };
     let target = objective.target();
@@ -196,8 +206,7 @@ fn line(program: &Program, index: usize, a: &Run, b: &Run) -> Line {
         let (va, vb) = raw.unwrap_or((&no_values.0, &no_values.1));
         match (indicator.aggregate, measure) {
             (Aggregate::Quantile(share), Measure::Test(_)) if !va.is_empty() && !vb.is_empty() => {
-                let rank =
-                    |values: &[f64]| values[((values.len() as f64 * share).ceil() as usize).clamp(1, values.len()) - 1];
+                let rank = |values: &[f64]| values[nearest_rank(share, values.len() as u64) as usize - 1];
                 let (qa, qb) = (rank(va), rank(vb));
                 let (p, _) = mann_whitney(va, vb);
                 let less_is_better = target.is_some_and(|target| target.bounds().1.is_finite());
@@ -272,7 +281,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let stored = |url: &str, a: &str, b: &str| -> anyhow::Result<(Run, Run)> {
         super::runtime()?.block_on(async {
             let store = Store::open_existing(url).await.with_context(|| format!("cannot open {url}"))?;
-            Ok((from_store(&store, &program, a).await?, from_store(&store, &program, b).await?))
+            Ok((stored::read(&store, &program, a).await?, stored::read(&store, &program, b).await?))
         })
     };
     if let Some(url) = &arguments.database {
@@ -288,27 +297,25 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     report(arguments, &program, &a, &b)
 }
 
-/// A run out of a database.
-async fn from_store(store: &Store, program: &Program, run: &str) -> anyhow::Result<Run> {
-    let scope = &program.contract.spec.scope;
-    let slices = store.slices_with(&scope.tenant, &scope.application, "run", run).await?;
-    let reports = slices.iter().filter(|row| row.test.is_empty()).map(|row| row.sums.samples).sum();
-    Ok(Run { judged: Judged { reports, slices, ..Judged::default() }, values: HashMap::new() })
-}
-
 fn report(arguments: &Arguments, program: &Program, a: &Run, b: &Run) -> anyhow::Result<Outcome> {
     for (name, run) in [("A", &a), ("B", &b)] {
         anyhow::ensure!(run.judged.reports > 0, "run {name} holds no reports");
     }
     let objectives: Vec<Line> =
         (0..program.contract.spec.objectives.len()).map(|index| line(program, index, a, b)).collect();
-    let kept = [0, 1].map(|which| objectives.iter().all(|line| [&line.a, &line.b][which].kept != Some(false)));
+    let further = b.not_judged.iter().filter(|name| !a.not_judged.contains(name));
+    let not_judged: Vec<String> = a.not_judged.iter().chain(further).cloned().collect();
+    let kept = [0, 1].map(|which| {
+        let broken = objectives.iter().any(|line| [&line.a, &line.b][which].kept == Some(false));
+        (broken || not_judged.is_empty()).then_some(!broken)
+    });
     let worse = objectives.iter().any(|line| line.better == "A");
     let comparison = Comparison {
         contract: program.name().to_owned(),
         reports: [a.judged.reports, b.judged.reports],
         objectives,
         kept,
+        not_judged,
     };
     let mut out = std::io::stdout().lock();
     match arguments.format {
@@ -346,6 +353,14 @@ fn print(out: &mut impl Write, comparison: &Comparison) -> std::io::Result<()> {
             row.iter().enumerate().map(|(column, cell)| format!("{cell:0$}", width(column))).collect();
         writeln!(out, "{}", cells.join("  ").trim_end())?;
     }
-    let word = |kept: bool| if kept { "would have kept" } else { "would not have kept" };
+    if !comparison.not_judged.is_empty() {
+        let names = comparison.not_judged.join(", ");
+        writeln!(out, "What is stored does not tell whether {names} would have been met; compare the recordings.")?;
+    }
+    let word = |kept: Option<bool>| match kept {
+        Some(true) => "would have kept",
+        Some(false) => "would not have kept",
+        None => "may or may not have kept",
+    };
     writeln!(out, "A {} {}, B {} it", word(comparison.kept[0]), comparison.contract, word(comparison.kept[1]))
 }

@@ -62,7 +62,20 @@ pub struct Sums {
 }
 
 impl Sums {
-    const NONE: Sums = Sums { samples: 0, total: 0.0, squares: 0.0, least: f64::INFINITY, greatest: f64::NEG_INFINITY };
+    /// Of nothing.
+    pub const NONE: Sums =
+        Sums { samples: 0, total: 0.0, squares: 0.0, least: f64::INFINITY, greatest: f64::NEG_INFINITY };
+
+    /// Of both together.
+    pub fn plus(self, other: Sums) -> Sums {
+        Sums {
+            samples: self.samples + other.samples,
+            total: self.total + other.total,
+            squares: self.squares + other.squares,
+            least: self.least.min(other.least),
+            greatest: self.greatest.max(other.greatest),
+        }
+    }
 
     fn add(&mut self, value: f64) {
         self.samples += 1;

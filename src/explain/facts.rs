@@ -221,12 +221,5 @@ pub fn matches(labels: &Labels, filters: &[&Filter]) -> bool {
 
 /// All sums together.
 pub(super) fn together<'f>(facts: impl IntoIterator<Item = &'f Sums>) -> Sums {
-    let none = Sums { samples: 0, total: 0.0, squares: 0.0, least: f64::INFINITY, greatest: f64::NEG_INFINITY };
-    facts.into_iter().fold(none, |all, one| Sums {
-        samples: all.samples + one.samples,
-        total: all.total + one.total,
-        squares: all.squares + one.squares,
-        least: all.least.min(one.least),
-        greatest: all.greatest.max(one.greatest),
-    })
+    facts.into_iter().fold(Sums::NONE, |all, one| all.plus(*one))
 }

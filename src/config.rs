@@ -31,6 +31,8 @@ pub struct Config {
     pub lateness: Span,
     /// How long inferences and feedback wait for each other.
     pub join_horizon: Span,
+    /// A request is complete when no step of it has come for so long.
+    pub request_timeout: Span,
     /// Engine threads; the number of cores unless stated.
     pub shards: Option<usize>,
     /// How long things are kept.
@@ -60,6 +62,7 @@ impl Default for Config {
             policies: None,
             lateness: Limits::default().lateness,
             join_horizon: Limits::default().join_horizon,
+            request_timeout: Limits::default().request_timeout,
             shards: None,
             retention: Retention::default(),
             tokens: Vec::new(),

@@ -278,6 +278,13 @@ impl Objective {
         }
     }
 
+    fn indicators_mut(&mut self) -> Vec<&mut Indicator> {
+        match &mut self.promise {
+            Promise::Target { indicator, .. } => vec![indicator],
+            Promise::Rule { rule } => rule.inputs.values_mut().collect(),
+        }
+    }
+
     /// How often it is judged; zero for `each`.
     pub fn every(&self) -> Span {
         self.indicators().first().map_or(Span::ZERO, |(_, indicator)| indicator.every())
@@ -316,6 +323,9 @@ pub enum Promise {
 pub struct Indicator {
     /// What is observed.
     pub attribute: String,
+    /// Whether it is about single reports or whole requests.
+    #[serde(default, skip_serializing_if = "Reach::is_report")]
+    pub scope: Reach,
     /// How observations become one value.
     pub aggregate: Aggregate,
     /// The time it looks back; none for `each`.
@@ -362,9 +372,35 @@ pub struct Indicator {
     pub alpha: Option<f64>,
 }
 
+/// What an observation of an indicator is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reach {
+    /// One report of one stage.
+    #[default]
+    Report,
+    /// All stages of one request, as the consumer sees it.
+    Request,
+}
+
+impl Reach {
+    fn is_report(&self) -> bool {
+        *self == Reach::Report
+    }
+}
+
 /// The attribute of inferences: the predicted class or value, and joined with feedback what the
 /// prediction aggregates are made of.
 pub const PREDICTION: &str = "prediction";
+
+/// Attributes of whole requests begin with this.
+pub const REQUEST: &str = "request.";
+/// From the start of the first step to the end of the last, in seconds.
+pub const REQUEST_TIME: &str = "request.response_time";
+/// The sum of what its steps cost: of all `cost.*`.
+pub const REQUEST_COST: &str = "request.cost";
+/// Whether no step failed.
+pub const REQUEST_SUCCESS: &str = "request.success";
 
 /// How the values of several classes become one (as in scikit-learn).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
@@ -407,6 +443,16 @@ fn is_default(filter: &Filter) -> bool {
 }
 
 impl Indicator {
+    /// Says in its attribute what its scope says.
+    fn resolve(&mut self) {
+        let of_requests = match (self.scope, self.attribute.as_str()) {
+            (Reach::Request, "service.response_time") => REQUEST_TIME,
+            (Reach::Request, "service.success") => REQUEST_SUCCESS,
+            _ => return,
+        };
+        self.attribute = of_requests.to_owned();
+    }
+
     /// The time between two judgements, and so the width of a pane; zero for `each`.
     pub fn every(&self) -> Span {
         self.every.or(self.window).unwrap_or_default()

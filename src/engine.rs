@@ -59,7 +59,8 @@ pub use graph::Graph;
 pub use lifecycle::Open;
 pub use lifecycle::{Latest, Lifecycle, Phase, Resolution};
 pub use program::{Feed, Program, Promised, derived_id};
-pub use requests::{COST, REQUEST, RESPONSE_TIME, STAGE as REQUEST_STAGE, SUCCESS, StepRow, TruthRow};
+pub use quantile::nearest_rank;
+pub use requests::{STAGE as REQUEST_STAGE, StepRow, TruthRow};
 use route::Lanes;
 pub use seen::{MEMORY as ID_MEMORY, Seen};
 pub use slice::{ERROR as PREDICTION_ERROR, MADE as PREDICTIONS_MADE, SliceRow, Sums, test_of};
@@ -450,7 +451,7 @@ impl Application {
         self.lanes = Lanes::of(&self.bound);
         let mut inputs = self.bound.iter().flat_map(|bound| &bound.watched).flat_map(|w| &w.promised.inputs);
         self.joins = inputs.clone().any(|input| matches!(input.feed, Feed::Joined | Feed::Coverage));
-        self.requests.want(inputs.any(|input| input.indicator.attribute.starts_with(REQUEST)));
+        self.requests.want(inputs.any(|input| input.indicator.attribute.starts_with(crate::contract::REQUEST)));
         self.slices.bind(&self.bound);
         self.next_due = self.find_next_due();
     }

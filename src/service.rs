@@ -80,8 +80,13 @@ pub async fn start(config: Config) -> anyhow::Result<Service> {
     let in_force = store.contracts_in_force().await?;
     let restored = store.positions(source.name()).await?;
     store.trim_positions(source.name(), count as i64).await?;
-    let limits =
-        Limits { lateness: config.lateness, join_horizon: config.join_horizon, snapshots: true, ..Limits::default() };
+    let limits = Limits {
+        lateness: config.lateness,
+        join_horizon: config.join_horizon,
+        request_timeout: config.request_timeout,
+        snapshots: true,
+        ..Limits::default()
+    };
     let mut engines: Vec<Engine> = (0..count).map(|_| Engine::new(limits)).collect();
     for program in in_force.iter().filter_map(catalog::ready).map(Arc::new) {
         let scope = &program.contract.spec.scope;

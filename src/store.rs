@@ -96,7 +96,8 @@ impl Store {
         install_default_drivers();
         let sqlite = url.starts_with("sqlite:");
         let url = if sqlite && !url.contains('?') { format!("{url}?mode=rw") } else { url.to_owned() };
-        let read = pool(&url, sqlite, 1).await?;
+        // An answer may ask two things at once.
+        let read = pool(&url, sqlite, 2).await?;
         Ok(Store { write: read.clone(), read })
     }
 

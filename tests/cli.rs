@@ -27,7 +27,7 @@ fn json_lines(text: &str) -> Vec<Json> {
 }
 
 /// The good contract with one thing broken, and what `qualm check` says of it.
-const BROKEN: [(&str, &str, &str, &str); 18] = [
+const BROKEN: [(&str, &str, &str, &str); 19] = [
     ("parties:\n", "parties: [\n", "9:5: error: \"-\" is only valid inside a block", "check brackets"),
     ("aggregate: p99", "aggregate: p9x", "15:53: error: unknown aggregate \"p9x\"", "did you mean \"p99\"?"),
     (
@@ -90,6 +90,12 @@ const BROKEN: [(&str, &str, &str, &str); 18] = [
         "ml.confidense, aggregate: mean, window: 20s",
         "27:19: warning: attribute `ml.confidense` is not a known one",
         "did you mean `ml.confidence`?",
+    ),
+    (
+        "ml.confidence, aggregate: mean, window: 20s",
+        "ml.confidence, scope: request, aggregate: mean, window: 20s",
+        "27:19: error: whole requests have no `ml.confidence`",
+        "use attribute: service.response_time, service.success or request.cost",
     ),
     (
         "      target: {max: 0.3}\n",

@@ -127,12 +127,16 @@ impl World {
     }
 
     fn ask(&self, arguments: &[&str]) -> Json {
+        let answer = self.explain(arguments);
+        assert!(!answer["sentences"].as_array().unwrap().is_empty());
+        answer
+    }
+
+    fn explain(&self, arguments: &[&str]) -> Json {
         let output =
             run(qualm().arg("explain").args(arguments).args(["--format", "json", "--database", &self.database()]));
         assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
-        let answer: Json = serde_json::from_slice(&output.stdout).unwrap();
-        assert!(!answer["sentences"].as_array().unwrap().is_empty());
-        answer
+        serde_json::from_slice(&output.stdout).unwrap()
     }
 
     /// The rows of a query that an answer names, by Python.
@@ -214,6 +218,7 @@ fn postgres_answers_alike() {
 #[test]
 fn answers_rest_on_the_queries_that_they_name_and_on_the_reports() {
     let world = World::new();
+    why(&world);
     which(&world);
     root_cause(&world);
     path(&world);
@@ -227,6 +232,41 @@ fn answers_rest_on_the_queries_that_they_name_and_on_the_reports() {
     consumers_see_what_they_may(&world);
 }
 
+fn why(world: &World) {
+    let id = world.violation("on-time");
+    let why = world.explain(&["why", id]);
+    let found = &why["found"];
+    // By the query that it names.
+    let rows = world.rows(&why, "how it went on");
+    let open = rows.iter().find(|row| row["state"] == "open").unwrap();
+    let detail: Json = serde_json::from_str(open["detail"].as_str().unwrap()).unwrap();
+    assert_eq!(found["value"], detail["value"]);
+    assert_eq!(why["contributors"], detail["evidence"]["contributors"]);
+    // By brute force, over the window that it names.
+    let (from, until) = (seconds(&found["window"]["start"]), seconds(&found["window"]["end"]));
+    let seen: Vec<&Json> =
+        world.of_stage("final").filter(|report| (from..until).contains(&report["time"].as_f64().unwrap())).collect();
+    let late = seen.iter().filter(|report| report["metrics"]["service.late"] == true).count() as f64;
+    near(number(&found["samples"]), seen.len() as f64);
+    near(number(&found["value"]), 1.0 - late / seen.len() as f64);
+    near(number(&found["off_by"]), 0.9 - number(&found["value"]));
+    near(number(&why["contributors"][0]["bad"]), late);
+    near(number(&why["counterfactual"]["bad"]), late);
+    // What other questions find stands in it as they say it, with their queries.
+    let further = why["further"].as_array().unwrap();
+    assert_eq!(further.len(), 1, "all late results have one label set: {further:#?}");
+    let cause = world.ask(&["root-cause", id]);
+    assert_eq!((&further[0]["question"], &further[0]["sentences"]), (&json!("root-cause"), &cause["sentences"]));
+    for query in cause["queries"].as_array().unwrap() {
+        assert!(why["queries"].as_array().unwrap().contains(query), "{query}");
+    }
+}
+
+/// A time in seconds.
+fn seconds(time: &Json) -> f64 {
+    time.as_str().unwrap().parse::<qualm::time::Timestamp>().unwrap().as_micros() as f64 / 1e6
+}
+
 fn which(world: &World) {
     let answer = world.ask(&["which", world.violation("on-time")]);
     let evidence = &answer["evidence"];
@@ -236,9 +276,7 @@ fn which(world: &World) {
     near(number(&evidence["samples"]), sum(&all, "samples", whole));
     near(number(&evidence["bad"]), sum(&all, "samples", bad));
     // By brute force, over the period that the answer names.
-    let time =
-        |value: &Json| value.as_str().unwrap().parse::<qualm::time::Timestamp>().unwrap().as_micros() as f64 / 1e6;
-    let (from, until) = (time(&evidence["period"]["from"]), time(&evidence["period"]["until"]));
+    let (from, until) = (seconds(&evidence["period"]["from"]), seconds(&evidence["period"]["until"]));
     let late = world.of_stage("final").filter(|report| {
         let at = report["time"].as_f64().unwrap();
         from <= at && at < until && report["metrics"]["service.late"] == true

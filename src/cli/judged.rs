@@ -38,16 +38,17 @@ impl Tally {
     }
 }
 
-/// Judges a file; `see` gets each report that `takes` lets pass, `hear` each evaluation.
+/// Judges a file, with snapshots on for its slices; `see` gets each report that `takes` lets pass, `hear` each evaluation.
 pub(super) fn judge(
     programs: &[Arc<Program>],
+    limits: Limits,
     reports: &Path,
     takes: impl Fn(&Report<'_>) -> bool,
     mut see: impl FnMut(&Report<'_>),
     mut hear: impl FnMut(&Evaluation),
 ) -> anyhow::Result<Judged> {
     let mut out = Outputs::default();
-    let mut engine = Engine::new(Limits { snapshots: true, ..Limits::default() });
+    let mut engine = Engine::new(Limits { snapshots: true, ..limits });
     for program in programs {
         engine.set_contract(program.clone(), &mut out);
     }

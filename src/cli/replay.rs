@@ -45,6 +45,9 @@ pub(super) struct Arguments {
     /// How long inferences and feedback wait for each other
     #[arg(long, default_value_t = Limits::default().join_horizon)]
     join_horizon: Span,
+    /// A request is complete when no step of it has come for so long
+    #[arg(long, default_value_t = Limits::default().request_timeout)]
+    request_timeout: Span,
     /// Also write what is found to this database, for `qualm explain --database` [sqlite:PATH or
     /// postgres://...]; one of its own, not a service's
     #[arg(long)]
@@ -54,24 +57,26 @@ pub(super) struct Arguments {
     format: Format,
 }
 
+impl Arguments {
+    fn limits(&self, snapshots: bool) -> Limits {
+        let Arguments { lateness, join_horizon, request_timeout, .. } = *self;
+        Limits { lateness, join_horizon, request_timeout, snapshots, ..Limits::default() }
+    }
+}
+
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let programs = super::read_contracts(&arguments.contract, arguments.policies.as_deref())?;
     if !arguments.against.is_empty() {
         let others = super::read_contracts(&arguments.against, arguments.policies.as_deref())?;
         let ready =
             |of: Vec<(std::sync::Arc<crate::engine::Program>, _)>| of.into_iter().map(|(program, _)| program).collect();
-        return against::run([ready(programs), ready(others)], &arguments.reports, arguments.format);
+        let limits = arguments.limits(false);
+        return against::run([ready(programs), ready(others)], limits, &arguments.reports, arguments.format);
     }
     let started = Instant::now();
     let mut out = Outputs { keep_evaluations: arguments.format == Format::Json, ..Outputs::default() };
     let mut record = arguments.database.as_deref().map(|url| Record::open(url, &programs)).transpose()?;
-    let limits = Limits {
-        lateness: arguments.lateness,
-        join_horizon: arguments.join_horizon,
-        snapshots: record.is_some(),
-        ..Limits::default()
-    };
-    let mut engine = Engine::new(limits);
+    let mut engine = Engine::new(arguments.limits(record.is_some()));
     for (program, _) in programs {
         engine.set_contract(program, &mut out);
     }

@@ -49,6 +49,9 @@ pub(super) struct Arguments {
     /// How long inferences and feedback wait for each other [default: 1h]
     #[arg(long, env = "QUALM_JOIN_HORIZON")]
     join_horizon: Option<Span>,
+    /// A request is complete when no step of it has come for so long [default: 10s]
+    #[arg(long, env = "QUALM_REQUEST_TIMEOUT")]
+    request_timeout: Option<Span>,
     /// Engine threads [default: the number of cores]
     #[arg(long, env = "QUALM_SHARDS")]
     shards: Option<usize>,
@@ -73,6 +76,7 @@ impl Arguments {
         config.http = given.http.unwrap_or(config.http);
         config.lateness = given.lateness.unwrap_or(config.lateness);
         config.join_horizon = given.join_horizon.unwrap_or(config.join_horizon);
+        config.request_timeout = given.request_timeout.unwrap_or(config.request_timeout);
         Ok(config)
     }
 }

@@ -12,7 +12,7 @@ use super::judged::judge;
 use super::recording::Blocks;
 use super::{Format, Outcome};
 use crate::contract;
-use crate::engine::{Program, short};
+use crate::engine::{Limits, Program, short};
 use crate::report::{self, Prediction, Value};
 use crate::time::Span;
 
@@ -91,7 +91,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
             values.entry(evaluation.promised.objective.name.clone()).or_default().push(value);
         }
     };
-    judge(&[program], &arguments.reports, |_| true, |_| {}, hear)?;
+    judge(&[program], Limits::default(), &arguments.reports, |_| true, |_| {}, hear)?;
     for proposal in &mut proposals {
         let Some(seen) = values.get_mut(&proposal.name) else { continue };
         seen.sort_by(f64::total_cmp);
@@ -108,7 +108,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     proposals.retain(|proposal| proposal.windows > 0);
     // How many windows would have met the targets, the engine itself says.
     let program = compiled(&contract_of(&tenant, &application, arguments.window, &proposals, &BTreeMap::new()))?;
-    let judged = judge(std::slice::from_ref(&program), &arguments.reports, |_| true, |_| {}, |_| {})?;
+    let judged =
+        judge(std::slice::from_ref(&program), Limits::default(), &arguments.reports, |_| true, |_| {}, |_| {})?;
     for proposal in &mut proposals {
         let Some(tally) = judged.objectives.get(&(program.name().to_owned(), proposal.name.clone())) else { continue };
         (proposal.met, proposal.windows) = (tally.met() as usize, (tally.met() + tally.breached()) as usize);

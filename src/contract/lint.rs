@@ -5,7 +5,10 @@ use std::collections::HashSet;
 use serde_json::Value as Json;
 
 use super::schema::{Fault, nearest};
-use super::{Aggregate, Baseline, Condition, Contract, Gap, Indicator, Level, Objective, PREDICTION, Promise, Scalar};
+use super::{
+    Aggregate, Baseline, Condition, Contract, Gap, Indicator, Level, Objective, PREDICTION, Promise, REQUEST,
+    REQUEST_COST, REQUEST_SUCCESS, REQUEST_TIME, Reach, Scalar,
+};
 use crate::time::Span;
 
 /// Attributes that Qualm's own documentation, examples and decoders use.
@@ -29,9 +32,9 @@ const KNOWN_ATTRIBUTES: [&str; 22] = [
     "cost.energy",
     "resource.cpu",
     "resource.memory",
-    "request.response_time",
-    "request.cost",
-    "request.success",
+    REQUEST_TIME,
+    REQUEST_COST,
+    REQUEST_SUCCESS,
 ];
 
 /// Attributes whose values lie in 0..1.
@@ -167,6 +170,11 @@ fn check_indicator(remarks: &mut Remarks, contract: &Contract, indicator: &Indic
     {
         let message = format!("attribute `{name}` is not a known one");
         remarks.warn(&format!("{pointer}/attribute"), message, format!("did you mean `{near}`?"));
+    }
+    if indicator.scope == Reach::Request && !name.starts_with(REQUEST) {
+        let message = format!("whole requests have no `{name}`");
+        let hint = "use attribute: service.response_time, service.success or request.cost (the sum of all cost.*)";
+        remarks.error(&format!("{pointer}/attribute"), message, hint);
     }
     check_window(remarks, indicator, pointer);
     check_source(remarks, indicator, pointer);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::document::{self, Document};
-use super::{Contract, lint, schema};
+use super::{Contract, Indicator, Objective, lint, schema};
 
 /// What is wrong, where, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -129,7 +129,9 @@ pub fn load(file: &str, source: &str) -> Loaded {
         return loaded;
     }
     match serde_json::from_value::<Contract>(value) {
-        Ok(contract) => {
+        Ok(mut contract) => {
+            let objectives = contract.spec.objectives.iter_mut();
+            objectives.flat_map(Objective::indicators_mut).for_each(Indicator::resolve);
             let remarks = lint::check(&contract);
             loaded.contract = Some(contract);
             for remark in remarks {

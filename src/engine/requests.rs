@@ -13,17 +13,10 @@ use smallvec::SmallVec;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use super::slice;
+use crate::contract::{REQUEST_COST, REQUEST_SUCCESS, REQUEST_TIME};
 use crate::report::{Dimensions, Inference, Metrics, Prediction, Report, Text, Value};
 use crate::time::{Span, Timestamp};
 
-/// Attributes of whole requests begin with this.
-pub const REQUEST: &str = "request.";
-/// From the start of the first step to the end of the last, in seconds.
-pub const RESPONSE_TIME: &str = "request.response_time";
-/// The sum of what its steps cost.
-pub const COST: &str = "request.cost";
-/// Whether no step failed.
-pub const SUCCESS: &str = "request.success";
 /// The stage that observations of whole requests have.
 pub const STAGE: &str = "request";
 
@@ -353,9 +346,9 @@ impl Requests {
             self.log.push(Change::C(request, at));
         }
         let metrics = [
-            (RESPONSE_TIME, Value::Number(open.last.since(open.first).as_seconds())),
-            (COST, Value::Number(open.cost)),
-            (SUCCESS, Value::Bool(!open.failed)),
+            (REQUEST_TIME, Value::Number(open.last.since(open.first).as_seconds())),
+            (REQUEST_COST, Value::Number(open.cost)),
+            (REQUEST_SUCCESS, Value::Bool(!open.failed)),
         ];
         Some(Complete { metrics, labels: open.labels })
     }

@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Engine;
 use super::action::Past;
 use super::aggregate::Accumulator;
 use super::application::{Application, IDLE, Place, RuleState, Series};
@@ -22,6 +21,7 @@ use super::requests::{self, StepRow, TruthRow};
 use super::slice::SliceRow;
 use super::tally::TallyRow;
 use super::verdict::{SeriesKey, SeriesLabels};
+use super::{Engine, Limits};
 use crate::time::{Span, Timestamp};
 
 /// Changes since the snapshot before.
@@ -160,6 +160,9 @@ struct ApplicationState {
     graph: Graph,
     #[serde(default)]
     sampling: requests::Sampling,
+    /// For readers.
+    #[serde(default)]
+    request_timeout: Span,
     contracts: BTreeMap<String, ContractState>,
 }
 
@@ -200,8 +203,7 @@ impl Engine {
         while snapshot.rows() < rows_max
             && let Some((place, _)) = self.changed.pop_front()
         {
-            self.applications[place as usize]
-                .save(self.limits.join_horizon.max(self.limits.request_timeout), &mut snapshot);
+            self.applications[place as usize].save(&self.limits, &mut snapshot);
         }
         snapshot
     }
@@ -211,8 +213,7 @@ impl Engine {
         let mut snapshot = Snapshot::default();
         if let Some(place) = self.place(tenant, application) {
             self.changed.retain(|(changed, _)| *changed != place);
-            self.applications[place as usize]
-                .save(self.limits.join_horizon.max(self.limits.request_timeout), &mut snapshot);
+            self.applications[place as usize].save(&self.limits, &mut snapshot);
         }
         snapshot
     }
@@ -379,7 +380,7 @@ impl Application {
         })
     }
 
-    fn save(&mut self, horizon: Span, snapshot: &mut Snapshot) {
+    fn save(&mut self, limits: &Limits, snapshot: &mut Snapshot) {
         self.listed = false;
         if !std::mem::take(&mut self.dirty) {
             return;
@@ -390,7 +391,7 @@ impl Application {
             application: application.clone(),
             clock: self.clock,
             needed_from: self.needed_from().map(|(.., from)| from).min().unwrap_or(self.clock),
-            state: json(&self.state()),
+            state: json(&self.state(limits)),
         });
         for (contract, objective, input, key) in std::mem::take(&mut self.forgotten) {
             snapshot.forgotten.push([tenant.clone(), application.clone(), contract, objective, input, json(&key)]);
@@ -475,12 +476,12 @@ impl Application {
         let times = log.inferences.iter().map(Entry::time).chain(log.relayed.iter().map(|Relay(_, at)| *at));
         let times = times.chain(log.requests.iter().map(requests::Change::time));
         if let Some(newest) = times.max() {
-            let needed_from = self.watermark - horizon;
+            let needed_from = self.watermark - limits.join_horizon.max(limits.request_timeout);
             snapshot.joins.push(JoinRow { tenant, application, newest, needed_from, entries: json(&log) });
         }
     }
 
-    fn state(&self) -> ApplicationState {
+    fn state(&self, limits: &Limits) -> ApplicationState {
         let contracts = self.bound.iter().map(|bound| {
             let named = |watched: &super::application::Watched| watched.promised.objective.name.clone();
             let state = ContractState {
@@ -496,6 +497,7 @@ impl Application {
             heard: self.relays.heard.clone(),
             graph: self.graph.clone(),
             sampling: self.requests.sampling().clone(),
+            request_timeout: limits.request_timeout,
             contracts: contracts.collect(),
         }
     }

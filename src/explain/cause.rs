@@ -16,7 +16,8 @@ use super::statistics::{Moments, student_tail, welch};
 use super::trace::{Step, WAITING, own_times, requests};
 use super::which::{ALPHA, Measure};
 use super::{Answer, Result};
-use crate::engine::{Limits, PREDICTION_ERROR, REQUEST, REQUEST_STAGE, Sums, short};
+use crate::contract::{REQUEST, REQUEST_COST, REQUEST_TIME};
+use crate::engine::{Limits, PREDICTION_ERROR, REQUEST_STAGE, Sums, short};
 use crate::store::Asked;
 use crate::time::{Span, Timestamp};
 
@@ -48,10 +49,8 @@ enum Family {
 impl Family {
     fn of(attribute: &str) -> Family {
         match attribute {
-            "service.response_time" | "request.response_time" | "service.late" | "service.remaining_time" => {
-                Family::Time
-            }
-            "request.cost" => Family::Cost,
+            "service.response_time" | REQUEST_TIME | "service.late" | "service.remaining_time" => Family::Time,
+            REQUEST_COST => Family::Cost,
             other if other.starts_with("cost.") => Family::Cost,
             _ => Family::Quality,
         }
@@ -188,15 +187,7 @@ impl Change {
 }
 
 /// The graph of an application by stage: stage to the stages before it.
-async fn stages_before(
-    context: &mut Context<'_>,
-    breach: &Breach,
-    of: &Of<'_>,
-    steps: &[Step],
-) -> Result<BTreeMap<String, BTreeSet<String>>> {
-    let sql = "SELECT state FROM applications WHERE tenant = $1 AND application = $2";
-    let rows = context.ask(Asked::new("the execution graph", sql, [of.tenant.into(), of.application.into()])).await?;
-    let state = rows.first().map(|row| row.json("state")).transpose()?.unwrap_or_default();
+fn stages_before(breach: &Breach, state: &Json, steps: &[Step]) -> BTreeMap<String, BTreeSet<String>> {
     let mut before: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let stage_of = |instance: &Json| state["graph"]["instances"][instance.as_str().unwrap_or_default()].as_str();
     for edge in state["graph"]["edges"].as_array().into_iter().flatten() {
@@ -219,7 +210,7 @@ async fn stages_before(
     for (stage, those) in &breach.contract.spec.upstream {
         before.entry(stage.clone()).or_default().extend(those.iter().cloned());
     }
-    Ok(before)
+    before
 }
 
 /// All stages before a stage.
@@ -331,7 +322,15 @@ pub(super) async fn answer(mut context: Context<'_>) -> Result<Answer> {
     let indicators = breach.objective.indicators();
     let attribute = indicators.first().map(|(_, i)| i.attribute.clone()).unwrap_or_default();
     // Requests count when they are complete; their steps were earlier.
-    let earlier = if attribute.starts_with(REQUEST) { Limits::default().request_timeout } else { Span::ZERO };
+    let sql = "SELECT state FROM applications WHERE tenant = $1 AND application = $2";
+    let asked = Asked::new("the execution graph", sql, [tenant.as_str().into(), application.as_str().into()]);
+    let rows = context.ask(asked).await?;
+    let state = rows.first().map(|row| row.json("state")).transpose()?.unwrap_or_default();
+    let timeout = || state["request_timeout"].as_str().and_then(|text| text.parse().ok());
+    let earlier = match attribute.starts_with(REQUEST) {
+        true => timeout().unwrap_or(Limits::default().request_timeout),
+        false => Span::ZERO,
+    };
     let shifted =
         |(from, until): (Timestamp, Timestamp)| (ceiling(from - earlier, width), ceiling(until - earlier, width));
     let [now, before] = breach.periods(clock, width).map(shifted);
@@ -346,14 +345,14 @@ pub(super) async fn answer(mut context: Context<'_>) -> Result<Answer> {
         // What follows what is all that is asked of them.
         _ => context.drawn_steps("steps of requests while it lasted", &of, now).await?,
     };
-    let before_stages = stages_before(&mut context, &breach, &of, &steps).await?;
+    let before_stages = stages_before(&breach, &state, &steps);
     // Where the breach was seen.
     let seen = seen_at(&mut context, &breach, &of, &attribute, now, &before_stages, &panes).await?;
     let found = match family {
         Family::Time => time_courses(&attribute, &panes, steps, width, now.0, &seen),
         Family::Cost => courses(&panes, now.0, |pane| {
             pane.attribute.starts_with("cost.")
-                && (attribute == "request.cost" || seen.contains(&pane.stage) || seen.is_empty())
+                && (attribute == REQUEST_COST || seen.contains(&pane.stage) || seen.is_empty())
         }),
         Family::Quality => {
             courses(&panes, now.0, |pane| direction(&pane.attribute) != 0.0 || pane.attribute == attribute)

@@ -8,7 +8,8 @@ use super::context::{Context, span_json};
 use super::facts::{Fact, Of};
 use super::{Answer, ExplainError, Result};
 use crate::contract::PREDICTION;
-use crate::engine::{PREDICTIONS_MADE, REQUEST_STAGE, SUCCESS, short};
+use crate::contract::REQUEST_SUCCESS;
+use crate::engine::{PREDICTIONS_MADE, REQUEST_STAGE, short};
 use crate::time::Timestamp;
 
 const ROWS_MAX: usize = 20;
@@ -164,7 +165,7 @@ async fn requests(
     of: &Of<'_>,
     period: (Timestamp, Timestamp),
 ) -> Result<(f64, Option<f64>)> {
-    let whole = context.by_slice_alone("whole requests, and those that succeeded", of, SUCCESS, period).await?;
+    let whole = context.by_slice_alone("whole requests, and those that succeeded", of, REQUEST_SUCCESS, period).await?;
     let mut requests: f64 = whole.iter().map(|fact| fact.sums.samples as f64).sum();
     if whole.is_empty() {
         let made = context.by_slice_alone("inferences", of, PREDICTIONS_MADE, period).await?;

@@ -13,6 +13,8 @@ use crate::time::{Span, Timestamp};
 
 /// Steps that are read at once.
 const STEPS_MAX: u64 = 6_000;
+/// Steps that are drawn at once, of a time before and a time now together.
+const DRAWN_MAX: u64 = 4_000;
 
 const COLUMNS: &str =
     "id, request, inference, start_at, end_at, slice, metrics, prediction, sources, upstream FROM steps";
@@ -134,7 +136,7 @@ impl Context<'_> {
         let sql = format!("SELECT CAST(COUNT(*) AS BIGINT) AS n FROM steps WHERE {whose}");
         let rows = self.store.ask(&Asked::new("", sql, arguments.clone())).await?;
         let n = rows.first().map(|row| row.count("n")).transpose()?.unwrap_or(0);
-        let draw = (1_000 * STEPS_MAX / n.max(1)).clamp(1, 1_000);
+        let draw = (1_000 * DRAWN_MAX / n.max(1)).clamp(1, 1_000);
         let sql = format!("SELECT {TIMES} WHERE {whose} AND draw < $5 ORDER BY end_at, id");
         let rows = self.ask(Asked::new(name, sql, arguments.into_iter().chain([draw.into()]))).await?;
         let mut known = Known::default();

@@ -8,7 +8,7 @@ use super::context::{Context, span_json};
 use super::facts::{ComponentPane, Of};
 use super::statistics::{Moments, welch};
 use super::{Answer, Result};
-use crate::contract::Contract;
+use crate::contract::{Contract, REQUEST_COST, REQUEST_TIME};
 use crate::engine::{REQUEST_STAGE, short};
 use crate::store::Asked;
 use crate::time::{Span, Timestamp};
@@ -115,11 +115,11 @@ async fn panes(
 ) -> Result<Vec<ComponentPane>> {
     let read: BTreeSet<&str> = contract.indicators().map(|(_, indicator)| indicator.attribute.as_str()).collect();
     let mut attributes = context.attributes(of).await?;
-    let times = ["request.response_time", "service.late", "service.remaining_time"];
+    let times = [REQUEST_TIME, "service.late", "service.remaining_time"];
     attributes.retain(|name| {
         read.contains(name.as_str())
             || name == "service.response_time" && times.iter().any(|time| read.contains(time))
-            || name.starts_with("cost.") && read.contains("request.cost")
+            || name.starts_with("cost.") && read.contains(REQUEST_COST)
     });
     let mut searched = vec![period];
     if period.1.since(period.0) > SEARCHED_MAX {

@@ -6,7 +6,7 @@
 //! window and than its own past beyond chance, with Bonferroni's correction for all that were
 //! looked at. After Bhagwan et al., *Adtributor* (NSDI 2014), with tests added.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Value as Json, json};
 
@@ -176,38 +176,83 @@ fn chance(measure: &Measure, a: Weight, b: Weight, time_ratio: f64) -> f64 {
     }
 }
 
+/// A slice by the numbers of its labels, the less first; single labels have [`ALONE`] for the second.
+type Key = (u32, u32);
+const ALONE: u32 = u32::MAX;
+
+/// Labels by number, as they come up.
+#[derive(Default)]
+struct Names<'f> {
+    numbers: HashMap<(&'f str, &'f str), u32>,
+    pairs: Vec<(&'f str, &'f str)>,
+}
+
+impl<'f> Names<'f> {
+    fn number(&mut self, name: &'f str, value: &'f str) -> u32 {
+        *self.numbers.entry((name, value)).or_insert_with(|| {
+            self.pairs.push((name, value));
+            self.pairs.len() as u32 - 1
+        })
+    }
+
+    fn labels(&self, key: Key) -> Labels {
+        let numbers = [key.0, key.1].into_iter().filter_map(|number| self.pairs.get(number as usize));
+        numbers.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    /// Single labels and pairs of a slice. Labels that name the instance again are left to it.
+    fn subsets(&mut self, labels: &'f Labels) -> Vec<Key> {
+        let pairs: Vec<(&str, u32)> = labels
+            .iter()
+            .filter(|(name, _)| *name != "instance_id")
+            .map(|(name, value)| (name.as_str(), self.number(name, value)))
+            .collect();
+        let mut all = Vec::with_capacity(pairs.len() * (pairs.len() + 1) / 2);
+        for (index, (name, number)) in pairs.iter().enumerate() {
+            all.push((*number, ALONE));
+            for (other, its) in &pairs[index + 1..] {
+                // An instance has one stage.
+                if !matches!((*name, *other), ("instance", "stage")) {
+                    all.push((*number.min(its), *number.max(its)));
+                }
+            }
+        }
+        all
+    }
+}
+
 /// Ranks the slices of the window against the past. `time_ratio` is the length of the window by that of the past.
 pub(super) fn rank(measure: &Measure, now: &[Fact], before: &[Fact], time_ratio: f64) -> Ranking {
-    let weights = |facts: &[Fact]| -> Vec<(Labels, Weight)> {
-        facts.iter().map(|fact| (fact.labels.clone(), Weight::of(fact, measure))).collect()
-    };
+    let weights = |facts: &[Fact]| -> Vec<Weight> { facts.iter().map(|fact| Weight::of(fact, measure)).collect() };
     let (now_weights, before_weights) = (weights(now), weights(before));
-    let sum = |of: &[(Labels, Weight)]| of.iter().fold(Weight::default(), |all, (_, one)| all.plus(*one));
+    let sum = |of: &[Weight]| of.iter().fold(Weight::default(), |all, one| all.plus(*one));
     let (whole, past) = (sum(&now_weights), sum(&before_weights));
-    let mut found: BTreeMap<Labels, (Weight, Weight, Vec<u32>)> = BTreeMap::new();
-    for (index, (labels, weight)) in now_weights.iter().enumerate() {
-        for subset in subsets(labels) {
+    let (now_classes, before_classes) = (classes(now, measure), classes(before, measure));
+    let mut names = Names::default();
+    let mut found: HashMap<Key, (Weight, Weight, Vec<u32>)> = HashMap::new();
+    for (index, (fact, weight)) in now.iter().zip(&now_weights).enumerate() {
+        for subset in names.subsets(&fact.labels) {
             let entry = found.entry(subset).or_default();
             entry.0 = entry.0.plus(*weight);
             entry.2.push(index as u32);
         }
     }
-    for (classes, is_now) in [(classes(now, measure), true), (classes(before, measure), false)] {
+    for (classes, is_now) in [(&now_classes, true), (&before_classes, false)] {
         for (class, weight) in classes {
-            let entry = found.entry(Labels::from([("class".to_owned(), class)])).or_default();
-            if is_now { entry.0 = weight } else { entry.1 = weight }
+            let entry = found.entry((names.number("class", class), ALONE)).or_default();
+            if is_now { entry.0 = *weight } else { entry.1 = *weight }
         }
     }
-    for (labels, weight) in &before_weights {
-        for subset in subsets(labels) {
+    for (fact, weight) in before.iter().zip(&before_weights) {
+        for subset in names.subsets(&fact.labels) {
             if let Some(entry) = found.get_mut(&subset) {
                 entry.1 = entry.1.plus(*weight);
             }
         }
     }
+    found.retain(|_, (now, ..)| now.n >= SUPPORT_MIN as f64 && now.n < whole.n);
     let mut found: Vec<(Labels, Weight, Weight, Vec<u32>)> =
-        found.into_iter().map(|(labels, (now, before, of))| (labels, now, before, of)).collect();
-    found.retain(|(_, now, ..)| now.n >= SUPPORT_MIN as f64 && now.n < whole.n);
+        found.into_iter().map(|(key, (now, before, of))| (names.labels(key), now, before, of)).collect();
     found.sort_by(|a, b| b.1.n.total_cmp(&a.1.n).then_with(|| (a.0.len(), &a.0).cmp(&(b.0.len(), &b.0))));
     found.truncate(CANDIDATES_MAX);
     let looked_at = found.len();
@@ -218,13 +263,14 @@ pub(super) fn rank(measure: &Measure, now: &[Fact], before: &[Fact], time_ratio:
         (true, _) => before.x * time_ratio,
         (false, rate) => now.n * rate.unwrap_or(usual),
     };
-    let past_of: BTreeMap<&Labels, Weight> = before_weights.iter().map(|(labels, weight)| (labels, *weight)).collect();
+    let past_of: HashMap<&Labels, Weight> =
+        before.iter().map(|fact| &fact.labels).zip(before_weights.iter().copied()).collect();
     let excess =
-        |(labels, now): &(Labels, Weight)| now.x - expected(*now, past_of.get(labels).copied().unwrap_or_default());
-    let excess_all: f64 = now_weights.iter().map(excess).sum();
+        |(fact, now): (&Fact, &Weight)| now.x - expected(*now, past_of.get(&fact.labels).copied().unwrap_or_default());
+    let excess_all: f64 = now.iter().zip(&now_weights).map(excess).sum();
     let corrected = |p: f64| (p * looked_at as f64).min(1.0);
     let mut candidates: Vec<Candidate> = Vec::new();
-    let mut same: BTreeMap<Vec<u32>, usize> = BTreeMap::new();
+    let mut same: HashMap<Vec<u32>, usize> = HashMap::new();
     for (labels, now, before, of) in found {
         if let Some(known) = same.get(&of).filter(|_| !of.is_empty()) {
             candidates[*known].also.push(labels);
@@ -263,8 +309,8 @@ pub(super) fn rank(measure: &Measure, now: &[Fact], before: &[Fact], time_ratio:
 }
 
 /// The weighted median of the slices' rates.
-fn middle(weights: &[(Labels, Weight)]) -> f64 {
-    let mut rates: Vec<(f64, f64)> = weights.iter().filter_map(|(_, w)| Some((w.rate()?, w.n))).collect();
+fn middle(weights: &[Weight]) -> f64 {
+    let mut rates: Vec<(f64, f64)> = weights.iter().filter_map(|w| Some((w.rate()?, w.n))).collect();
     rates.sort_by(|a, b| a.0.total_cmp(&b.0));
     let half: f64 = rates.iter().map(|(_, n)| n).sum::<f64>() / 2.0;
     let mut sum = 0.0;
@@ -317,22 +363,6 @@ fn score(candidates: &mut Vec<Candidate>, whole: Weight, measure: &Measure) {
         }
     }
     *candidates = kept;
-}
-
-/// Single labels and pairs of a slice. Labels that name the instance again are left to it.
-fn subsets(labels: &Labels) -> Vec<Labels> {
-    let pairs: Vec<(&String, &String)> = labels.iter().filter(|(name, _)| *name != "instance_id").collect();
-    let mut all = Vec::with_capacity(pairs.len() * (pairs.len() + 1) / 2);
-    for (index, (name, value)) in pairs.iter().enumerate() {
-        all.push(Labels::from([((*name).clone(), (*value).clone())]));
-        for (other, its) in &pairs[index + 1..] {
-            // An instance has one stage.
-            if !matches!((name.as_str(), other.as_str()), ("instance", "stage")) {
-                all.push(Labels::from([((*name).clone(), (*value).clone()), ((*other).clone(), (*its).clone())]));
-            }
-        }
-    }
-    all
 }
 
 /// Predictions by true class.

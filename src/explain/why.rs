@@ -7,10 +7,12 @@ use serde_json::Value as Json;
 use utoipa::ToSchema;
 
 use super::context::Context;
-use super::{ExplainError, Subject, View};
+use super::{ExplainError, Subject, View, cause, which};
 use crate::contract::{Condition, Scalar};
 use crate::engine::{Contributor, Counterfactual, Detail, Evidence, Window, short, short_value};
-use crate::store::{ActionQuery, ActionRecord, DeliveryRecord, Store, TransitionRecord, ViolationRecord};
+use crate::store::{
+    ActionQuery, ActionRecord, Asked, DeliveryRecord, Store, StoreError, TransitionRecord, ViolationRecord,
+};
 use crate::time::Timestamp;
 
 /// The answer to `why`.
@@ -40,6 +42,22 @@ pub struct Why {
     pub actions: Vec<ActionRecord>,
     /// Who was told.
     pub deliveries: Vec<DeliveryRecord>,
+    /// What other questions bring to light of it, where enough is stored: the component that
+    /// brought it about, the slices that carry it.
+    pub further: Vec<Further>,
+    /// The queries that brought the numbers.
+    pub queries: Vec<Asked>,
+}
+
+/// What another question says of the violation.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Further {
+    /// Which question.
+    pub question: String,
+    /// Its answer in plain sentences.
+    pub sentences: Vec<String>,
+    /// Where its numbers are: a path of the HTTP API.
+    pub href: String,
 }
 
 /// What was promised.
@@ -106,12 +124,13 @@ pub(super) async fn answer(store: &Store, subject: &Subject) -> Result<Why, Expl
     let id = subject.violation.as_deref().ok_or_else(asks)?;
     let missing = || ExplainError::NotFound("violation", id.to_owned());
     let mut violation = store.violation(id).await?.ok_or_else(missing)?;
-    let mut transitions = store.transitions(id).await?;
+    let mut view = Context::new(store, "why", subject);
+    let (mut transitions, asked) = store.transitions(id).await?;
+    view.queries.push(asked);
     let opening = transitions.iter().find(|transition| transition.state == "open").ok_or_else(missing)?;
     let detail: Opening = serde_json::from_value(opening.detail.clone())
-        .map_err(|error| crate::store::StoreError::Unreadable { table: "transitions", error })?;
+        .map_err(|error| StoreError::Unreadable { table: "transitions", error })?;
     let mut evidence = detail.evidence.ok_or_else(missing)?;
-    let mut view = Context::new(store, "why", subject);
     if view.view == View::Consumer {
         let contract = view.contract(&violation.contract, Some(&violation.version)).await?;
         view.read_for(&contract);
@@ -135,6 +154,7 @@ pub(super) async fn answer(store: &Store, subject: &Subject) -> Result<Why, Expl
         actions.iter_mut().for_each(|action| action.params = Json::Null);
         deliveries.clear();
     }
+    let further = further(&mut view).await?;
     let (off_by, off_by_share) = distance(detail.value.as_ref(), detail.target.as_ref());
     let promise = Promise {
         contract: violation.contract.clone(),
@@ -166,7 +186,32 @@ pub(super) async fn answer(store: &Store, subject: &Subject) -> Result<Why, Expl
         transitions,
         actions,
         deliveries,
+        further,
+        queries: view.queries,
     })
+}
+
+/// What the questions after the cause find, as far as the data allows. They are asked at once.
+async fn further(view: &mut Context<'_>) -> Result<Vec<Further>, ExplainError> {
+    let (store, subject) = (view.store, &view.subject);
+    let cause = cause::answer(Context::new(store, "root-cause", subject));
+    let which = which::answer(Context::new(store, "which", subject));
+    let (cause, which) = tokio::join!(cause, which);
+    let mut found = Vec::new();
+    for (answer, named) in [(cause, "/causes/0"), (which, "/slices/0/significant")] {
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(ExplainError::Store(error)) => return Err(error.into()),
+            Err(_) => continue,
+        };
+        if matches!(answer.evidence.pointer(named), None | Some(Json::Bool(false))) {
+            continue;
+        }
+        let href = format!("/v1/explain/{}?violation={}", answer.question, subject.violation.as_deref().unwrap_or(""));
+        found.push(Further { question: answer.question, sentences: answer.sentences, href });
+        view.queries.extend(answer.queries);
+    }
+    Ok(found)
 }
 
 /// Keeps back the values of series labels that the reader may not see.
@@ -344,6 +389,12 @@ impl Why {
         if let Some((title, rows)) = self.found.detail.as_ref().and_then(|detail| basis(detail)) {
             text.push_str(&heading(title));
             rows.iter().for_each(|row| text.push_str(&format!("{item}{row}\n")));
+        }
+        if !self.further.is_empty() {
+            text.push_str(&heading("What brought it about"));
+            for further in &self.further {
+                let _ = writeln!(text, "{item}{}: {}", further.question, further.sentences.join(" "));
+            }
         }
         text.push_str(&heading("What happened"));
         for transition in &self.transitions {

@@ -72,7 +72,7 @@ pub(super) async fn list(
 )]
 pub(super) async fn get(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Whole>, Problem> {
     let violation = found(app.store.violation(&id).await?, &id)?;
-    let transitions = app.store.transitions(&id).await?;
+    let (transitions, _) = app.store.transitions(&id).await?;
     Ok(Json(Whole { violation, transitions }))
 }
 

@@ -5,7 +5,7 @@ use serde_json::Value as Json;
 use sqlx::any::AnyRow;
 use utoipa::ToSchema;
 
-use super::{Cursor, Filter, Page, Result, Store, json, maybe, maybe_time, query, text, time};
+use super::{Asked, AskedRow, Cursor, Filter, Page, Result, Store, json, maybe, maybe_time, query, text, time};
 use crate::time::Timestamp;
 
 /// A violation as it is now.
@@ -128,19 +128,20 @@ impl Store {
         row.as_ref().map(read).transpose()
     }
 
-    /// The transitions of a violation, in order.
-    pub async fn transitions(&self, violation: &str) -> Result<Vec<TransitionRecord>> {
+    /// The transitions of a violation, in order, and the query that brought them.
+    pub async fn transitions(&self, violation: &str) -> Result<(Vec<TransitionRecord>, Asked)> {
         let sql = "SELECT state, at, recorded_at, detail FROM transitions WHERE violation = $1 ORDER BY state";
-        let rows = query(sql, [violation.into()]).fetch_all(&self.read).await?;
-        let read = |row| {
+        let asked = Asked::new("how it went on", sql, [violation.into()]);
+        let read = |row: &AskedRow| {
             Ok(TransitionRecord {
-                state: text(row, "state")?,
-                at: time(row, "at")?,
-                recorded_at: time(row, "recorded_at")?,
-                detail: json(row, "transitions", "detail")?,
+                state: row.text("state")?,
+                at: row.time("at")?,
+                recorded_at: row.time("recorded_at")?,
+                detail: row.json("detail")?,
             })
         };
-        rows.iter().map(read).collect()
+        let transitions = self.ask(&asked).await?.iter().map(read).collect::<Result<_>>()?;
+        Ok((transitions, asked))
     }
 
     /// Notes that somebody has seen a violation; the first one counts. `None` if there is no

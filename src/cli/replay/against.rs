@@ -9,13 +9,18 @@ use serde_json::json;
 
 use super::super::judged::{Judged, Tally, judge};
 use super::super::{Format, Outcome};
-use crate::engine::Program;
+use crate::engine::{Limits, Program};
 
 /// Judges the reports twice and says, objective by objective, what differs.
-pub(super) fn run(contracts: [Vec<Arc<Program>>; 2], reports: &Path, format: Format) -> anyhow::Result<Outcome> {
+pub(super) fn run(
+    contracts: [Vec<Arc<Program>>; 2],
+    limits: Limits,
+    reports: &Path,
+    format: Format,
+) -> anyhow::Result<Outcome> {
     anyhow::ensure!(reports.as_os_str() != "-", "--against reads the reports twice; give a file");
     let [before, after] = contracts;
-    let once = |programs: &[Arc<Program>]| judge(programs, reports, |_| true, |_| {}, |_| {});
+    let once = |programs: &[Arc<Program>]| judge(programs, limits, reports, |_| true, |_| {}, |_| {});
     let (before, after): (Judged, Judged) = (once(&before)?, once(&after)?);
     // Objectives go by their name: a changed contract may have another.
     let named = |judged: &Judged| -> Vec<(String, Tally)> {

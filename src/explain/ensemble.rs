@@ -10,7 +10,7 @@ use serde_json::{Value as Json, json};
 use super::context::{Context, span_json};
 use super::facts::Of;
 use super::statistics::wilson;
-use super::trace::{Step, best};
+use super::trace::{STEPS_MAX, Step, best};
 use super::{Answer, ExplainError, Result};
 use crate::engine::short;
 use crate::time::Span;
@@ -59,7 +59,8 @@ pub(super) async fn answer(mut context: Context<'_>) -> Result<Answer> {
     let of = Of { tenant: &tenant, application: &application };
     let period = context.period(clock, None)?;
     let steps = context.newest_steps("steps of the period", &of, period).await?;
-    let truths = context.truths(&of, (period.0, period.1 + Span::seconds(3_600))).await?;
+    let since = steps.iter().map(|step| step.start).min().unwrap_or(period.0);
+    let truths = context.truths(&of, (since, period.1 + Span::seconds(3_600))).await?;
     let by_inference: BTreeMap<&str, &Step> =
         steps.iter().filter_map(|step| Some((step.inference.as_deref()?, step))).collect();
     // Members go by their model, where all name one; else by their instance.
@@ -115,6 +116,9 @@ pub(super) async fn answer(mut context: Context<'_>) -> Result<Answer> {
         "{} members ({dimension}s) gave {results} results; {answered} of these have feedback, of which {right} were right.",
         found.len()
     )];
+    if steps.len() as u64 == STEPS_MAX {
+        sentences.push(format!("Of the period, the newest {STEPS_MAX} steps were looked at, since {since}."));
+    }
     let gain = |member: &Member| {
         (member.right_without as f64 - member.right_with as f64) / member.judged_without.max(1) as f64
     };
@@ -177,7 +181,7 @@ pub(super) async fn answer(mut context: Context<'_>) -> Result<Answer> {
     let columns = [dimension, "results", "agrees", "right", "all right with", "without", "of time", "of cost"];
     context.section("The members", &columns, rows);
     let evidence = json!({
-        "period": span_json(period), "dimension": dimension, "results": results, "answered": answered, "right": right,
+        "period": span_json(period), "since": since, "dimension": dimension, "results": results, "answered": answered, "right": right,
         "votes_like_the_result": alike, "members": members,
         "drop": drop.filter(|(_, of)| gain(of) >= 0.0).map(|(member, _)| shown(member)),
         "retrain": weak.map(|(member, _)| shown(member)),

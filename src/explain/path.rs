@@ -115,10 +115,9 @@ pub(super) async fn answer(mut context: Context<'_>) -> Result<Answer> {
                 steps.iter().filter(|other| other.inference.as_ref().is_some_and(|id| step.sources.contains(id)));
             let known: Vec<&Step> = agree.collect();
             let alike = known.iter().filter(|other| other.class().as_ref() == Some(&class)).count();
-            sentences.push(format!(
-                "{sources} inferences fed it, {} of them are kept and {alike} of those said the same.",
-                known.len()
-            ));
+            let inferences = if sources == 1 { "inference" } else { "inferences" };
+            let kept = known.len();
+            sentences.push(format!("{sources} {inferences} fed it; {kept} kept, of which {alike} said the same."));
         }
     }
     let rows = steps.iter().map(|step| {

@@ -115,7 +115,7 @@ pub struct Subject {
     /// The id of a request
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request: Option<String>,
-    /// Start of the period; 24 h before its end unless stated (for compliance 30 days)
+    /// Start of the period; the full hour 24 h before its end unless stated (for compliance 30 days)
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub from: Option<Timestamp>,

@@ -71,7 +71,7 @@ impl Store {
         install_default_drivers();
         let sqlite = url.starts_with("sqlite:");
         let url = if sqlite && !url.contains('?') { format!("{url}?mode=rwc") } else { url.to_owned() };
-        let write = pool(&url, sqlite, if sqlite { 1 } else { 4 }).await?;
+        let write = pool(&url, sqlite, true, if sqlite { 1 } else { 4 }).await?;
         let migrations: &[&'static str] = if sqlite {
             &[
                 include_str!("../migrations/sqlite/0001_start.sql"),
@@ -87,7 +87,7 @@ impl Store {
             ]
         };
         migrator(migrations).run(&write).await?;
-        let read = pool(&url, sqlite, 4).await?;
+        let read = pool(&url, sqlite, false, 4).await?;
         Ok(Store { read, write })
     }
 
@@ -97,7 +97,7 @@ impl Store {
         let sqlite = url.starts_with("sqlite:");
         let url = if sqlite && !url.contains('?') { format!("{url}?mode=rw") } else { url.to_owned() };
         // An answer may ask two things at once.
-        let read = pool(&url, sqlite, 2).await?;
+        let read = pool(&url, sqlite, false, 2).await?;
         Ok(Store { write: read.clone(), read })
     }
 
@@ -122,7 +122,7 @@ fn migrator(texts: &[&'static str]) -> Migrator {
     Migrator::with_migrations(texts.iter().enumerate().map(migration).collect())
 }
 
-async fn pool(url: &str, sqlite: bool, connections: u32) -> Result<AnyPool> {
+async fn pool(url: &str, sqlite: bool, writes: bool, connections: u32) -> Result<AnyPool> {
     let options = AnyPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(Duration::from_secs(10))
@@ -130,10 +130,16 @@ async fn pool(url: &str, sqlite: bool, connections: u32) -> Result<AnyPool> {
             Box::pin(async move {
                 if sqlite {
                     // A crash of the process loses nothing; one of the machine may take the
-                    // newest transactions, position and effects together.
-                    for pragma in
-                        ["PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL", "PRAGMA busy_timeout = 10000"]
-                    {
+                    // newest transactions, position and effects together. The usual cache of 2 MB
+                    // is less than what a transaction changes, whose pages were written over and
+                    // over; for reading it is enough.
+                    let cache = if writes { "PRAGMA cache_size = -65536" } else { "PRAGMA cache_size = -2000" };
+                    for pragma in [
+                        "PRAGMA journal_mode = WAL",
+                        "PRAGMA synchronous = NORMAL",
+                        "PRAGMA busy_timeout = 10000",
+                        cache,
+                    ] {
                         sqlx::query(pragma).execute(&mut *connection).await?;
                     }
                 }

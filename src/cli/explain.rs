@@ -54,7 +54,7 @@ pub(super) struct Arguments {
     /// The id of a request
     #[arg(long)]
     request: Option<String>,
-    /// Start of the period [default: 24 h before its end; for compliance 30 days]
+    /// Start of the period [default: the full hour 24 h before its end; for compliance 30 days]
     #[arg(long)]
     from: Option<Timestamp>,
     /// End of the period [default: the newest event time]

@@ -2,7 +2,7 @@
 
 use serde_json::{Value as Json, json};
 
-use super::facts::{Labels, labels_of};
+use super::facts::{HOUR, Labels, labels_of};
 use super::{Answer, ExplainError, Link, Result, Section, Subject, View};
 use crate::contract::{self, Contract, Objective};
 use crate::engine::{Evidence, Window};
@@ -183,7 +183,8 @@ impl<'s> Context<'s> {
     /// The period that is asked about.
     pub fn period(&mut self, clock: Timestamp, usual: Option<Span>) -> Result<(Timestamp, Timestamp)> {
         let until = self.subject.until.unwrap_or(clock.floor(Span::seconds(1)) + Span::seconds(1));
-        let from = self.subject.from.unwrap_or(until - usual.unwrap_or(PERIOD));
+        // From a full hour on: these are added up already.
+        let from = self.subject.from.unwrap_or((until - usual.unwrap_or(PERIOD)).floor(HOUR));
         if from >= until {
             return Err(ExplainError::Subject(format!("the period from {from} until {until} is empty")));
         }

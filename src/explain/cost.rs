@@ -7,10 +7,9 @@ use serde_json::json;
 use super::context::{Context, span_json};
 use super::facts::{Fact, Of};
 use super::{Answer, ExplainError, Result};
-use crate::contract::PREDICTION;
-use crate::contract::REQUEST_SUCCESS;
+use crate::contract::{PREDICTION, REQUEST_SUCCESS};
 use crate::engine::{PREDICTIONS_MADE, REQUEST_STAGE, short};
-use crate::time::Timestamp;
+use crate::time::{Span, Timestamp};
 
 const ROWS_MAX: usize = 20;
 
@@ -44,6 +43,13 @@ fn effects(cells: &[(Spent, Spent)]) -> Effects {
         let price0 = if known { before.total / before.n } else { price1 };
         effects.mix += now.n * price0;
         effects.price += now.n * (price1 - price0);
+    }
+    // What is left by rounding is nothing.
+    let greatest = effects.volume.abs().max(effects.mix.abs()).max(effects.price.abs()).max(total0.abs());
+    for effect in [&mut effects.volume, &mut effects.mix, &mut effects.price] {
+        if effect.abs() < 1e-12 * greatest * cells.len() as f64 {
+            *effect = 0.0;
+        }
     }
     effects
 }
@@ -101,7 +107,13 @@ pub(super) async fn answer(mut context: Context<'_>) -> Result<Answer> {
         }
         sentences.push(format!("{sentence}."));
         let change = total_now - total_before;
-        if total_before > 0.0 {
+        let since = context.stored_since(&of, attribute).await?.unwrap_or(period.0);
+        // A small part of the period before would make any change look great.
+        let is_stored = since < past.0 + Span::from_micros(length.as_micros() / 20);
+        if total_before > 0.0 && !is_stored {
+            sentences
+                .push(format!("Of the period before, only the time since {since} is stored: that is no comparison."));
+        } else if total_before > 0.0 {
             sentences.push(format!(
                 "That is {} {unit} {} than in the period before ({} %): {} from volume, {} from mix, {} from price.",
                 short(change.abs()),
@@ -139,7 +151,7 @@ pub(super) async fn answer(mut context: Context<'_>) -> Result<Answer> {
         let title = format!("{attribute} by component, model and label");
         context.section(&title, &["slice", unit, "share", "each", "before", "each before"], rows);
         by_attribute.push(json!({
-            "attribute": attribute, "total": total_now, "total_before": total_before, "change": change,
+            "attribute": attribute, "total": total_now, "total_before": total_before, "change": change, "stored_since": since,
             "per_request": per_request, "per_good_result": per_good,
             "effects": {"volume": effects.volume, "mix": effects.mix, "price": effects.price}, "parts": parts,
         }));

@@ -12,7 +12,7 @@ use crate::report::{Dimensions, Text};
 use crate::store::{Asked, AskedRow};
 use crate::time::{Span, Timestamp};
 
-const HOUR: Span = Span::seconds(3_600);
+pub(super) const HOUR: Span = Span::seconds(3_600);
 
 /// Label to value; with `stage` and `instance`.
 pub type Labels = BTreeMap<String, String>;
@@ -116,6 +116,18 @@ impl Context<'_> {
             }
         }
         Ok(facts)
+    }
+
+    /// Since when an attribute is stored.
+    pub async fn stored_since(&mut self, of: &Of<'_>, attribute: &str) -> Result<Option<Timestamp>> {
+        let whose = "tenant = $1 AND application = $2 AND attribute = $3";
+        let sql = format!(
+            "SELECT MIN(start_at) AS first FROM (SELECT MIN(start_at) AS start_at FROM slices WHERE {whose} \
+             UNION ALL SELECT MIN(start_at) FROM slice_hours WHERE {whose}) AS p"
+        );
+        let arguments: [Json; 3] = [of.tenant.into(), of.application.into(), attribute.into()];
+        let rows = self.ask(Asked::new(&format!("since when {attribute} is stored"), sql, arguments)).await?;
+        Ok(rows.first().map(|row| row.maybe_time("first")).transpose()?.flatten())
     }
 
     /// Which hours of a period are added up: these are read instead of their panes.

@@ -14,11 +14,11 @@ use crate::time::{Span, Timestamp};
 /// Steps that are read at once.
 pub(super) const STEPS_MAX: u64 = 6_000;
 /// Steps that are drawn at once, of a time before and a time now together.
-const DRAWN_MAX: u64 = 4_000;
+const DRAWN_MAX: u64 = 3_000;
 
 const COLUMNS: &str =
     "id, request, inference, start_at, end_at, slice, metrics, prediction, sources, upstream FROM steps";
-const TIMES: &str = "id, request, inference, start_at, end_at, slice, NULL AS metrics, NULL AS prediction, sources, upstream FROM steps";
+const TIMES: &str = "request, inference, start_at, end_at, slice, sources, upstream FROM steps";
 
 /// One step of a request.
 #[derive(Debug, Clone)]
@@ -81,6 +81,16 @@ pub(super) fn best<'s>(scores: impl Iterator<Item = (&'s str, f64)>) -> Option<S
 type Known = HashMap<String, Arc<Labels>>;
 
 fn read(row: &AskedRow, known: &mut Known) -> Result<Step> {
+    Ok(Step {
+        id: row.text("id")?,
+        metrics: serde_json::from_value(row.json("metrics")?).unwrap_or_default(),
+        prediction: row.json("prediction")?,
+        ..read_times(row, known)?
+    })
+}
+
+/// A step without its id, metrics and prediction.
+fn read_times(row: &AskedRow, known: &mut Known) -> Result<Step> {
     let texts = |text: String| if text == "[]" { Vec::new() } else { serde_json::from_str(&text).unwrap_or_default() };
     let slice = row.text("slice")?;
     let labels = match known.get(&slice) {
@@ -92,14 +102,14 @@ fn read(row: &AskedRow, known: &mut Known) -> Result<Step> {
         }
     };
     Ok(Step {
-        id: row.text("id")?,
+        id: String::new(),
         request: row.maybe("request")?,
         inference: row.maybe("inference")?,
         start: row.time("start_at")?,
         end: row.time("end_at")?,
         labels,
-        metrics: serde_json::from_value(row.json("metrics")?).unwrap_or_default(),
-        prediction: row.json("prediction")?,
+        metrics: BTreeMap::new(),
+        prediction: Json::Null,
         sources: texts(row.text("sources")?),
         upstream: texts(row.text("upstream")?),
     })
@@ -140,7 +150,7 @@ impl Context<'_> {
         let sql = format!("SELECT {TIMES} WHERE {whose} AND draw < $5 ORDER BY end_at, id");
         let rows = self.ask(Asked::new(name, sql, arguments.into_iter().chain([draw.into()]))).await?;
         let mut known = Known::default();
-        rows.iter().map(|row| read(row, &mut known)).collect()
+        rows.iter().map(|row| read_times(row, &mut known)).collect()
     }
 
     /// Steps by a column: `request` or `inference`.

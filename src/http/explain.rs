@@ -31,7 +31,7 @@ pub(super) struct About {
     inference: Option<String>,
     /// The id of a request
     request: Option<String>,
-    /// Start of the period; 24 h before its end unless stated (for compliance 30 days)
+    /// Start of the period; the full hour 24 h before its end unless stated (for compliance 30 days)
     #[param(value_type = Option<String>, format = DateTime)]
     from: Option<Timestamp>,
     /// End of the period; the newest event time unless stated

@@ -78,6 +78,7 @@ impl Store {
                 include_str!("../migrations/sqlite/0002_predictions.sql"),
                 include_str!("../migrations/sqlite/0003_compact.sql"),
                 include_str!("../migrations/sqlite/0004_explanations.sql"),
+                include_str!("../migrations/sqlite/0005_steps_in_order.sql"),
             ]
         } else {
             &[

@@ -12,7 +12,7 @@ use crate::store::{Asked, AskedRow};
 use crate::time::{Span, Timestamp};
 
 /// Steps that are read at once.
-pub(super) const STEPS_MAX: u64 = 6_000;
+pub(super) const STEPS_MAX: u64 = 5_000;
 /// Steps that are drawn at once, of a time before and a time now together.
 const DRAWN_MAX: u64 = 3_000;
 

@@ -193,10 +193,11 @@ pub(super) async fn answer(store: &Store, subject: &Subject) -> Result<Why, Expl
 
 /// What the questions after the cause find, as far as the data allows. They are asked at once.
 async fn further(view: &mut Context<'_>) -> Result<Vec<Further>, ExplainError> {
-    let (store, subject) = (view.store, &view.subject);
-    let cause = cause::answer(Context::new(store, "root-cause", subject));
-    let which = which::answer(Context::new(store, "which", subject));
-    let (cause, which) = tokio::join!(cause, which);
+    let (store, subject) = (view.store.clone(), view.subject.clone());
+    // The one on another core.
+    let cause = tokio::spawn(async move { cause::answer(Context::new(&store, "root-cause", &subject)).await });
+    let which = which::answer(Context::new(view.store, "which", &view.subject)).await;
+    let cause = cause.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
     let mut found = Vec::new();
     for (answer, named) in [(cause, "/causes/0"), (which, "/slices/0/significant")] {
         let answer = match answer {
@@ -207,7 +208,8 @@ async fn further(view: &mut Context<'_>) -> Result<Vec<Further>, ExplainError> {
         if matches!(answer.evidence.pointer(named), None | Some(Json::Bool(false))) {
             continue;
         }
-        let href = format!("/v1/explain/{}?violation={}", answer.question, subject.violation.as_deref().unwrap_or(""));
+        let href =
+            format!("/v1/explain/{}?violation={}", answer.question, view.subject.violation.as_deref().unwrap_or(""));
         found.push(Further { question: answer.question, sentences: answer.sentences, href });
         view.queries.extend(answer.queries);
     }

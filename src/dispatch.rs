@@ -1,9 +1,9 @@
 //! The outbox drained: events and actions to NATS, events to webhooks; outcomes taken back.
 //!
-//! At least once, with the event's id as idempotency key. A delivery is claimed by moving its
-//! next attempt beyond the longest attempt, so that a crash in between only delays it.
+//! At least once, with the event's id as idempotency key. Which attempts are under way is known
+//! here alone: after a crash, they are made again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -24,8 +24,6 @@ pub mod webhook;
 const ATTEMPTS_MAX: usize = 64;
 /// ...and at one destination, so that a slow one does not hold up the others.
 const ATTEMPTS_PER_DESTINATION_MAX: usize = 16;
-/// Longer than any attempt takes.
-const CLAIM: Span = Span::seconds(60);
 /// Deliveries are given up after this long.
 const GIVE_UP_AFTER: Span = Span::seconds(30 * 3_600);
 const PAUSE_MAX: Duration = Duration::from_secs(3_600);
@@ -73,20 +71,10 @@ pub async fn run(
 ) {
     let attempts = TaskTracker::new();
     let permits = Arc::new(Semaphore::new(ATTEMPTS_MAX));
-    let busy = Arc::new(Mutex::new(HashMap::<String, usize>::new()));
-    let lock = |busy: &Mutex<HashMap<String, usize>>, destination: &str, change: isize| {
-        let mut busy = busy.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let count = busy.entry(destination.to_owned()).or_default();
-        *count = count.saturating_add_signed(change);
-        let now = *count;
-        if now == 0 {
-            busy.remove(destination);
-        }
-        now
-    };
+    let under_way = Arc::new(Mutex::new(UnderWay::default()));
     while !stop.is_cancelled() {
         let free = permits.available_permits();
-        let due = match claim(&store, carrier.kind(), free).await {
+        let due = match due(&store, carrier.kind(), free, &under_way).await {
             Ok(due) => due,
             Err(error) => {
                 tracing::error!(%error, "cannot read the outbox; trying again");
@@ -95,18 +83,18 @@ pub async fn run(
         };
         let more = free > 0 && due.len() == free;
         for due in due {
-            if lock(&busy, &due.destination, 0) >= ATTEMPTS_PER_DESTINATION_MAX {
+            if !lock(&under_way).begin(&due) {
                 let later = Timestamp::now() + Span::from_micros(500_000);
-                let _ = store.postpone(std::slice::from_ref(&due.id), later).await;
+                let _ = store.postpone(&due.id, later).await;
                 continue;
             }
-            lock(&busy, &due.destination, 1);
             let Ok(permit) = permits.clone().acquire_owned().await else { return };
-            let (store, carrier, metrics, busy) = (store.clone(), carrier.clone(), metrics.clone(), busy.clone());
+            let (store, carrier, metrics) = (store.clone(), carrier.clone(), metrics.clone());
+            let under_way = under_way.clone();
             attempts.spawn(async move {
                 let result = carrier.send(&due).await;
                 note(&store, &metrics, &due, result).await;
-                lock(&busy, &due.destination, -1);
+                lock(&under_way).end(&due);
                 drop(permit);
             });
         }
@@ -121,14 +109,55 @@ pub async fn run(
     attempts.wait().await;
 }
 
-async fn claim(store: &Store, kind: &str, limit: usize) -> Result<Vec<Due>, StoreError> {
+/// The attempts that are being made.
+#[derive(Default)]
+struct UnderWay {
+    ids: HashSet<String>,
+    destinations: HashMap<String, usize>,
+}
+
+fn lock(under_way: &Mutex<UnderWay>) -> std::sync::MutexGuard<'_, UnderWay> {
+    under_way.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+impl UnderWay {
+    /// False if its destination has enough to do.
+    fn begin(&mut self, due: &Due) -> bool {
+        let count = self.destinations.entry(due.destination.clone()).or_default();
+        if *count >= ATTEMPTS_PER_DESTINATION_MAX {
+            return false;
+        }
+        *count += 1;
+        self.ids.insert(due.id.clone());
+        true
+    }
+
+    fn end(&mut self, due: &Due) {
+        self.ids.remove(&due.id);
+        if let Some(count) = self.destinations.get_mut(&due.destination) {
+            *count -= 1;
+            if *count == 0 {
+                self.destinations.remove(&due.destination);
+            }
+        }
+    }
+}
+
+/// What is due and not under way, at most so many.
+async fn due(
+    store: &Store,
+    kind: &str,
+    limit: usize,
+    under_way: &Mutex<UnderWay>,
+) -> Result<Vec<Due>, StoreError> {
     if limit == 0 {
         return Ok(Vec::new());
     }
-    let now = Timestamp::now();
-    let due = store.due(kind, now, limit as i64).await?;
-    let ids: Vec<String> = due.iter().map(|due| due.id.clone()).collect();
-    store.postpone(&ids, now + CLAIM).await?;
+    let known = lock(under_way).ids.clone();
+    let mut due = store.due(kind, Timestamp::now(), (limit + known.len()) as i64).await?;
+    // An attempt that ended meanwhile may still stand there as due.
+    due.retain(|due| !known.contains(&due.id));
+    due.truncate(limit);
     Ok(due)
 }
 

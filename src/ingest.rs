@@ -154,22 +154,39 @@ pub async fn write(
     metrics: Arc<Metrics>,
 ) {
     let mut waiting = Vec::new();
-    while commits.recv_many(&mut waiting, COMMITS_MAX).await > 0 {
+    loop {
+        while let Ok(commit) = commits.try_recv() {
+            waiting.push(commit);
+        }
+        if waiting.is_empty() && commits.recv_many(&mut waiting, COMMITS_MAX).await == 0 {
+            break;
+        }
+        let next = next_of(&mut waiting);
         let mut pause = Duration::from_millis(50);
-        while let Err(error) = store.commit(&waiting).await {
+        while let Err(error) = store.commit(&next).await {
             metrics.commit_failures.inc();
             tracing::error!(%error, "cannot write to the database; trying again in {pause:?}");
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(5));
         }
-        if waiting.iter().any(|commit| !commit.transitions.is_empty() || !commit.actions.is_empty()) {
+        if next.iter().any(Commit::has_effects) {
             outbox.send_replace(());
         }
-        for written in waiting.drain(..).filter_map(|commit| commit.written) {
+        for written in next.into_iter().filter_map(|commit| commit.written) {
             // The shard may have ended.
             let _ = written.send(());
         }
     }
+}
+
+/// What is written next: effects, which do not wait behind state that is saved. State that is older
+/// than what followed from it brings it about again, as the same. Only what must be written
+/// together keeps its place.
+fn next_of(waiting: &mut Vec<Commit>) -> Vec<Commit> {
+    let together = |commit: &Commit| commit.checkpoint.is_some() && commit.has_effects();
+    let until = waiting.iter().position(together).unwrap_or(waiting.len());
+    let effects: Vec<Commit> = waiting.extract_if(..until, |commit| commit.has_effects()).collect();
+    if effects.is_empty() { vec![waiting.remove(0)] } else { effects }
 }
 
 /// Refuses a report whose event time is too far ahead of the clock.

@@ -27,6 +27,13 @@ pub struct Commit {
     pub written: Option<tokio::sync::oneshot::Sender<()>>,
 }
 
+impl Commit {
+    /// Whether anything is told to others.
+    pub fn has_effects(&self) -> bool {
+        !self.transitions.is_empty() || !self.actions.is_empty()
+    }
+}
+
 /// Engine state, and up to where in the stream it holds.
 pub struct Checkpoint {
     /// Name of the stream, with what tells it from another of that name.

@@ -112,15 +112,10 @@ impl Store {
         rows.iter().map(read).collect()
     }
 
-    /// Moves the next attempt of deliveries.
-    pub async fn postpone(&self, ids: &[String], next: Timestamp) -> Result<()> {
-        if ids.is_empty() {
-            return Ok(());
-        }
-        let places: Vec<String> = (2..ids.len() + 2).map(|n| format!("${n}")).collect();
-        let sql = format!("UPDATE deliveries SET next_at = $1 WHERE id IN ({})", places.join(", "));
-        let ids = ids.iter().map(|id| super::Arg::from(id.as_str()));
-        ids.fold(query(&sql, [next.into()]), super::bind).execute(&self.write).await?;
+    /// Moves the next attempt of a delivery.
+    pub async fn postpone(&self, id: &str, next: Timestamp) -> Result<()> {
+        let sql = "UPDATE deliveries SET next_at = $1 WHERE id = $2";
+        query(sql, [next.into(), id.into()]).execute(&self.write).await?;
         Ok(())
     }
 

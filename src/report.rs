@@ -10,6 +10,8 @@ use std::ops::Deref;
 
 use serde::de::{self, DeserializeSeed, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
+use smallvec::SmallVec;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use crate::time::Timestamp;
 
@@ -17,7 +19,7 @@ mod batch;
 mod native;
 pub(crate) mod qoa4ml;
 
-pub use batch::{Batch, decode_ahead};
+pub use batch::{Batch, Spare, decode_ahead};
 pub use native::{MESSAGE_BYTES_MAX, decode, decode_all};
 
 /// The JSON Schema of the native report, as `qualm schema report` prints it.
@@ -28,6 +30,8 @@ pub const SCHEMA: &str = include_str!("report/schema.json");
 pub struct Report<'a> {
     /// 128-bit digest of the report's id, or of its bytes when it has none.
     pub digest: u128,
+    /// Digests of what the engine looks up, made while the texts are at hand.
+    pub digests: Digests,
     /// When it happened, by the sender's clock.
     pub time: Timestamp,
     /// Whose application it is; `default` unless stated.
@@ -73,12 +77,60 @@ pub struct Relayed<'a> {
     pub upstream: Vec<Text<'a>>,
 }
 
+/// The room of a list, for other items of the same size: collecting takes it over.
+fn emptied<A, B>(mut list: Vec<A>) -> Vec<B> {
+    list.clear();
+    list.into_iter().map(|_| unreachable!("the list is empty")).collect()
+}
+
+/// Digests of parts of a report. At 128 bits, collisions do not happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Digests {
+    /// Of tenant and application.
+    pub application: u128,
+    /// Of stage, instance and labels.
+    pub dimensions: u128,
+    /// Of the upstream instances; 0 without any.
+    pub upstream: u64,
+}
+
+/// A digest of texts, each with its length. Hashed in one go, which is faster than piece by piece.
+pub(crate) fn digest_of<'t>(texts: impl Iterator<Item = &'t str>) -> u128 {
+    let mut bytes = SmallVec::<[u8; 512]>::new();
+    for text in texts {
+        bytes.extend_from_slice(&(text.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(text.as_bytes());
+    }
+    xxh3_128(&bytes)
+}
+
 /// Labels of a report: (name, value).
 pub type Labels<'a> = Vec<(Text<'a>, Text<'a>)>;
 /// Observations of a report: (attribute, value).
 pub type Metrics<'a> = Vec<(Text<'a>, Value<'a>)>;
 
 impl Report<'_> {
+    /// Takes the digests.
+    fn digest(&mut self) {
+        let upstream =
+            self.upstream.iter().fold(0, |digest: u64, name| digest.rotate_left(5) ^ xxh3_64(name.as_bytes()));
+        self.digests = Digests {
+            application: digest_of([&*self.tenant, &*self.application].into_iter()),
+            dimensions: self.dimensions().digest(),
+            upstream,
+        };
+    }
+
+    /// The room of its lists, for a report of other bytes.
+    fn renewed<'b>(self) -> Report<'b> {
+        Report {
+            labels: emptied(self.labels),
+            metrics: emptied(self.metrics),
+            upstream: emptied(self.upstream),
+            ..Report::default()
+        }
+    }
+
     /// Stage, instance and labels.
     pub fn dimensions(&self) -> Dimensions<'_> {
         Dimensions { stage: &self.stage, instance: &self.instance, labels: &self.labels }
@@ -102,6 +154,12 @@ pub struct Dimensions<'a> {
 }
 
 impl<'a> Dimensions<'a> {
+    /// A digest of all of them.
+    pub fn digest(&self) -> u128 {
+        let labels = self.labels.iter().flat_map(|(name, value)| [&**name, &**value]);
+        digest_of([self.stage, self.instance].into_iter().chain(labels))
+    }
+
     /// The value of a dimension: `stage` and `instance` stand beside the labels.
     pub fn get(&self, name: &str) -> Option<&'a str> {
         match name {

@@ -85,8 +85,10 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let mut rejected = Rejected::default();
     let mut progress = Progress::new();
     let mut blocks = Blocks::open(&arguments.reports)?;
+    let mut spare = report::Spare::default();
     while let Some(block) = blocks.next()? {
         report::decode_ahead(
+            &mut spare,
             parts(block, applications),
             |part, batch| batch.decode(part, usize::MAX, (), |_, _| Ok(())),
             |batch| {

@@ -456,9 +456,9 @@ impl Application {
         shares.sort_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| name(a).cmp(name(b))));
         let contributors = shares.iter().take(CONTRIBUTORS_MAX).map(|share| Contributor {
             source: self.sources.name(share.source).to_owned(),
-            samples: share.samples,
-            bad: counts_misses.then_some(share.misses),
-            value: (share.samples > 0).then(|| share.sum / share.samples as f64),
+            samples: u64::from(share.samples),
+            bad: counts_misses.then_some(u64::from(share.misses)),
+            value: (share.samples > 0).then(|| share.sum / f64::from(share.samples)),
         });
         let value = judged.value.as_ref().and_then(|value| value.0.as_number());
         Evidence {

@@ -2,7 +2,6 @@
 //! feedback, and what it passes on from others.
 
 use serde_json::Value as Json;
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::application::Application;
 use super::gauge::Observed;
@@ -10,7 +9,7 @@ use super::graph;
 use super::predictions::{Joined, Met, Pair, Predicted};
 use super::program::Feed;
 use super::requests;
-use super::route::{self, Route, Sight};
+use super::route::{Route, Sight};
 use super::{Limits, Outputs};
 use crate::report::{Dimensions, Relayed, Report, Text, Value};
 use crate::time::Timestamp;
@@ -30,7 +29,7 @@ impl Application {
     pub(super) fn observe(&mut self, report: &Report<'_>, limits: &Limits, out: &mut Outputs) -> bool {
         self.dirty = true;
         let dimensions = report.dimensions();
-        let digest = route::digest(&dimensions);
+        let digest = report.digests.dimensions;
         let fresh = self.seen.insert(report.digest, report.time, self.clock);
         self.with_route(digest, &dimensions, |application, route| {
             let duplicate = Value::Bool(!fresh);
@@ -98,7 +97,7 @@ impl Application {
             let sighting = Sighting { dimensions, time: report.time, observed: Observed::Value(&value) };
             self.count_all(route, Sight::Own(Feed::Predicted), &sighting, limits, out);
         }
-        self.note_upstream(route, &dimensions, &report.upstream, report.time);
+        self.note_upstream(route, report);
     }
 
     /// Counts one observation for every series that it belongs to.
@@ -148,14 +147,14 @@ impl Application {
         out.counts.late += u64::from(late);
     }
 
-    fn note_upstream(&mut self, route: &mut Route, dimensions: &Dimensions<'_>, upstream: &[Text<'_>], at: Timestamp) {
-        if upstream.is_empty() {
+    fn note_upstream(&mut self, route: &mut Route, report: &Report<'_>) {
+        let (digest, at) = (report.digests.upstream, report.time);
+        if report.upstream.is_empty() {
             return;
         }
-        let digest = upstream.iter().fold(0, |digest: u64, name| digest.rotate_left(5) ^ xxh3_64(name.as_bytes()));
         if route.upstream.0 != digest || at.since(route.upstream.1) >= graph::STEP {
             route.upstream = (digest, at);
-            self.graph.note(dimensions.stage, dimensions.instance, upstream.iter().map(|name| &**name), at);
+            self.graph.note(&report.stage, &report.instance, report.upstream.iter().map(|name| &**name), at);
         }
     }
 
@@ -168,7 +167,7 @@ impl Application {
         if self.relays.is_heard(&relayed.id, at, limits.join_horizon) {
             return;
         }
-        self.with_route(route::digest(&dimensions), &dimensions, |application, route| {
+        self.with_route(dimensions.digest(), &dimensions, |application, route| {
             for (index, (attribute, value)) in relayed.metrics.iter().enumerate() {
                 let place = nth(relayed.metrics.iter().take(index), attribute);
                 if application.relays.count(&relayed.id, attribute, relayed.start, place) {
@@ -233,7 +232,7 @@ impl Application {
                 let labels: Vec<(Text<'_>, Text<'_>)> =
                     complete.labels.iter().map(|(name, value)| ((&**name).into(), (&**value).into())).collect();
                 let dimensions = Dimensions { stage: requests::STAGE, instance: "", labels: &labels };
-                self.with_route(route::digest(&dimensions), &dimensions, |application, route| {
+                self.with_route(dimensions.digest(), &dimensions, |application, route| {
                     for (attribute, value) in &complete.metrics {
                         application.slices.add(route.slice, attribute, value, at, application.watermark);
                         let Some(sight) = application.lanes.sight(attribute) else { continue };
@@ -255,7 +254,7 @@ impl Application {
                 let Joined { inference, at, predicted, truth, origin } = *joined;
                 let pair = Pair { predicted: &predicted, truth: &truth };
                 origin.with_dimensions(|dimensions| {
-                    self.with_route(route::digest(dimensions), dimensions, |application, route| {
+                    self.with_route(dimensions.digest(), dimensions, |application, route| {
                         application.slices.add_pair(route.slice, &pair, at, application.watermark);
                         for (feed, observed) in
                             [(Feed::Joined, Observed::Pair(pair)), (Feed::Coverage, Observed::Answer(inference))]

@@ -29,15 +29,16 @@ pub struct Pane {
     pub dirty: bool,
 }
 
-/// What one instance brought into a pane.
+/// What one instance brought into a pane. There are many, so they are small: counts stop at four
+/// thousand million.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Share {
     /// Which instance.
     pub source: SourceId,
     /// Observations.
-    pub samples: u64,
+    pub samples: u32,
     /// Those that miss the target by themselves.
-    pub misses: u64,
+    pub misses: u32,
     /// Sum of the values, where they are numbers; of predictions, how many are right, or how far off.
     pub sum: f64,
 }
@@ -73,8 +74,8 @@ impl Pane {
         }
         let share = &mut self.shares[usize::from(*at)];
         // An answer belongs to an inference that was counted already.
-        share.samples += u64::from(!matches!(observed, Observed::Answer(_)));
-        share.misses += u64::from(gauge.misses(observed));
+        share.samples = share.samples.saturating_add(u32::from(!matches!(observed, Observed::Answer(_))));
+        share.misses = share.misses.saturating_add(u32::from(gauge.misses(observed)));
         share.sum += Gauge::number(observed);
     }
 }
@@ -102,8 +103,8 @@ fn place_of(shares: &mut Vec<Share>, source: SourceId) -> usize {
 pub fn add_share(shares: &mut Vec<Share>, share: Share) {
     let at = place_of(shares, share.source);
     let known = &mut shares[at];
-    known.samples += share.samples;
-    known.misses += share.misses;
+    known.samples = known.samples.saturating_add(share.samples);
+    known.misses = known.misses.saturating_add(share.misses);
     known.sum += share.sum;
 }
 

@@ -314,7 +314,7 @@ impl Joiner {
     pub fn restore(&mut self, entry: Entry) {
         let (id, known) = match entry {
             Entry::I(id, time, predicted, origin) => {
-                let digest = origin.with_dimensions(super::route::digest);
+                let digest = origin.with_dimensions(|dimensions| dimensions.digest());
                 let origin = self.origins.entry(digest).or_insert(origin).clone();
                 (id, Known::Inference { time, predicted, origin })
             }

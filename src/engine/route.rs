@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
-use xxhash_rust::xxh3::xxh3_128;
 
 use super::application::{Bound, Place};
 use super::pane::SourceId;
@@ -68,22 +67,6 @@ pub(super) fn part_of<'d>(input: &Input, dimensions: &Dimensions<'d>) -> &'d str
 /// The series of an input that an observation belongs to.
 pub(super) fn key_of(input: &Input, dimensions: &Dimensions<'_>) -> SeriesKey {
     SeriesKey(input.indicator.group_by.iter().map(|label| dimensions.get(label).unwrap_or("").into()).collect())
-}
-
-/// A digest of all that routing depends on. At 128 bits, collisions do not happen.
-pub(super) fn digest(dimensions: &Dimensions<'_>) -> u128 {
-    let labels = dimensions.labels.iter().flat_map(|(name, value)| [&**name, &**value]);
-    digest_of([dimensions.stage, dimensions.instance].into_iter().chain(labels))
-}
-
-/// A digest of texts, each with its length. Hashed in one go, which is faster than piece by piece.
-pub(super) fn digest_of<'t>(texts: impl Iterator<Item = &'t str>) -> u128 {
-    let mut bytes = Vec::with_capacity(256);
-    for text in texts {
-        bytes.extend_from_slice(&(text.len() as u32).to_le_bytes());
-        bytes.extend_from_slice(text.as_bytes());
-    }
-    xxh3_128(&bytes)
 }
 
 /// The lanes of an application, and the attributes that they are about.

@@ -10,7 +10,6 @@ use smallvec::SmallVec;
 
 use super::application::Bound;
 use super::predictions::Pair;
-use super::route;
 use crate::contract::{Aggregate, Condition, PREDICTION, Promise};
 use crate::report::{Dimensions, Value};
 use crate::time::{Span, Timestamp};
@@ -32,7 +31,7 @@ pub const MADE: &str = "prediction.made";
 /// The attribute of predicted numbers joined with feedback: the absolute errors.
 pub const ERROR: &str = "prediction.error";
 
-/// A pane of one attribute of one slice.
+/// A pane of one attribute of one slice. There are many, so they are small.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Fact {
     start: Timestamp,
@@ -41,10 +40,13 @@ pub(super) struct Fact {
     dirty: bool,
     sums: Sums,
     /// Observations that break a test, in the order of the attribute's tests.
-    bad: SmallVec<[u64; TESTS_MAX]>,
+    bad: SmallVec<[u32; TESTS_MAX]>,
     /// Observations by class, or by true and predicted class.
-    parts: Vec<(Box<str>, u64)>,
+    parts: Option<Box<Parts>>,
 }
+
+#[derive(Debug, Clone, PartialEq, Default)]
+struct Parts(Vec<(Box<str>, u64)>);
 
 /// Sums over observations.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -233,7 +235,7 @@ impl Slices {
         let Some((fact, attribute)) = self.fact(slice, attribute, time, watermark) else { return };
         fact.sums.add(value.as_number().unwrap_or(0.0));
         for ((condition, _), bad) in attribute.tests.iter().zip(&mut fact.bad) {
-            *bad += u64::from(condition.holds(value) == Some(false));
+            *bad = bad.saturating_add(u32::from(condition.holds(value) == Some(false)));
         }
     }
 
@@ -291,7 +293,7 @@ impl Slices {
         let place = known.unwrap_or_else(|| {
             let bad = SmallVec::from_elem(0, of.tests.len());
             let attribute = number as u16;
-            facts.push(Fact { start, width, attribute, dirty: true, sums: Sums::NONE, bad, parts: Vec::new() });
+            facts.push(Fact { start, width, attribute, dirty: true, sums: Sums::NONE, bad, parts: None });
             facts.len() - 1
         });
         facts[place].dirty = true;
@@ -321,8 +323,9 @@ impl Slices {
                 rows.push(row("", fact.sums));
                 let counted =
                     |n: u64| Sums { samples: n, total: n as f64, squares: n as f64, least: 1.0, greatest: 1.0 };
-                let tests = attribute.tests.iter().map(|(_, name)| &**name).zip(fact.bad.iter().copied());
-                let parts = fact.parts.iter().map(|(name, n)| (&**name, *n));
+                let tests =
+                    attribute.tests.iter().map(|(_, name)| &**name).zip(fact.bad.iter().map(|bad| u64::from(*bad)));
+                let parts = fact.parts.iter().flat_map(|parts| &parts.0).map(|(name, n)| (&**name, *n));
                 rows.extend(tests.chain(parts).filter(|(_, n)| *n > 0).map(|(test, n)| row(test, counted(n))));
             }
             slice.facts.retain(|fact| fact.start + fact.width > watermark);
@@ -374,13 +377,13 @@ impl Slices {
             .collect();
         let dimensions = Dimensions { stage: text("stage"), instance: text("instance"), labels: &labels };
         let others = names.is_empty();
-        let number = if others { 0 } else { self.number(route::digest(&dimensions), &dimensions) };
+        let number = if others { 0 } else { self.number(dimensions.digest(), &dimensions) };
         let Some((fact, attribute)) = self.fact(number, &row.attribute, row.start, Timestamp::EPOCH) else { return };
         match row.test.as_str() {
             "" => fact.sums = row.sums,
             test => match attribute.tests.iter().position(|(_, name)| **name == *test) {
-                Some(place) => fact.bad[place] = row.sums.samples,
-                None => fact.parts.push((test.into(), row.sums.samples)),
+                Some(place) => fact.bad[place] = u32::try_from(row.sums.samples).unwrap_or(u32::MAX),
+                None => fact.parts.get_or_insert_default().0.push((test.into(), row.sums.samples)),
             },
         }
         fact.dirty = false;
@@ -389,9 +392,10 @@ impl Slices {
 
 impl Fact {
     fn part(&mut self, name: &str) {
-        match self.parts.binary_search_by(|(known, _)| (**known).cmp(name)) {
-            Ok(place) => self.parts[place].1 += 1,
-            Err(place) if self.parts.len() < PARTS_MAX => self.parts.insert(place, (name.into(), 1)),
+        let parts = &mut self.parts.get_or_insert_default().0;
+        match parts.binary_search_by(|(known, _)| (**known).cmp(name)) {
+            Ok(place) => parts[place].1 += 1,
+            Err(place) if parts.len() < PARTS_MAX => parts.insert(place, (name.into(), 1)),
             Err(_) => {}
         }
     }

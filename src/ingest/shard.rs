@@ -133,6 +133,7 @@ impl Shard {
         let (engine, out) = (&mut self.engine, &mut self.out);
         let mut refused = Vec::new();
         report::decode_ahead(
+            &mut report::Spare::default(),
             messages.chunks(PART_MESSAGES),
             |part, batch| {
                 for message in part {

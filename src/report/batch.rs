@@ -58,30 +58,54 @@ impl<'a, C: Copy> Batch<'a, C> {
         self.kept = 0;
         self.refused.clear();
     }
+
+    /// The same room for reports of other bytes.
+    fn renewed<'b, D>(self) -> Batch<'b, D> {
+        let reports = self.reports.into_iter().map(Report::renewed).collect();
+        Batch { reports, kept: 0, next: self.next.renewed(), refused: Vec::new() }
+    }
+}
+
+/// Batches that were used, for their room.
+#[derive(Default)]
+pub struct Spare(Vec<Batch<'static, ()>>);
+
+impl Spare {
+    fn take<'a, C: Copy>(&mut self) -> Batch<'a, C> {
+        self.0.pop().map(Batch::renewed).unwrap_or_default()
+    }
+
+    fn put<C: Copy>(&mut self, batch: Batch<'_, C>) {
+        self.0.push(batch.renewed());
+    }
 }
 
 /// Fills a batch from each part and hands it to `then`, in the order of the parts. Where there are
 /// several parts, and cores, batches are filled by a thread of its own, a part ahead.
 pub fn decode_ahead<'a, P: Send, C: Copy + Send>(
+    spare: &mut Spare,
     parts: impl Iterator<Item = P> + Send,
     fill: impl Fn(P, &mut Batch<'a, C>) + Send,
     mut then: impl FnMut(&Batch<'a, C>),
 ) {
     let mut parts = parts.peekable();
     let Some(first) = parts.next() else { return };
-    let mut batch = Batch::default();
     if parts.peek().is_none() || std::thread::available_parallelism().is_ok_and(|cores| cores.get() == 1) {
+        let mut batch = spare.take();
         for part in std::iter::once(first).chain(parts) {
             batch.clear();
             fill(part, &mut batch);
             then(&batch);
         }
-        return;
+        return spare.put(batch);
     }
     let (full, filled) = mpsc::sync_channel(1);
     let (spent, again) = mpsc::channel::<Batch<'a, C>>();
+    while let Some(batch) = spare.0.pop() {
+        let _ = spent.send(batch.renewed());
+    }
     std::thread::scope(|scope| {
-        scope.spawn(move || {
+        let filling = scope.spawn(move || {
             for part in std::iter::once(first).chain(parts) {
                 let mut batch = again.try_recv().unwrap_or_default();
                 batch.clear();
@@ -90,12 +114,18 @@ pub fn decode_ahead<'a, P: Send, C: Copy + Send>(
                     break;
                 }
             }
+            again
         });
         for batch in filled {
             then(&batch);
             // The other thread may have ended already.
-            let _ = spent.send(batch);
+            if let Err(mpsc::SendError(batch)) = spent.send(batch) {
+                spare.put(batch);
+            }
         }
+        drop(spent);
+        let again = filling.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        again.into_iter().for_each(|batch| spare.put(batch));
     });
 }
 
@@ -112,6 +142,7 @@ mod tests {
         let parts = lines.chunks(90).map(|part| [part, &["{oops"]].concat().join("\n")).collect::<Vec<_>>();
         let (mut times, mut refused) = (Vec::new(), Vec::new());
         decode_ahead(
+            &mut Spare::default(),
             parts.iter().enumerate(),
             |(number, part), batch| batch.decode(part.as_bytes(), usize::MAX, number, |_, _| Ok(())),
             |batch| {

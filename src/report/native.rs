@@ -131,7 +131,9 @@ fn decode_one<'a>(report: &mut Report<'a>, bytes: &'a [u8]) -> Result<(), Refusa
         Err(_) if qoa4ml::is_meant(bytes) => *report = qoa4ml::decode(bytes)?,
         Err(error) => return Err(Refusal::from(error)),
     }
-    check_all(report)
+    check_all(report)?;
+    report.digest();
+    Ok(())
 }
 
 /// Why a report is refused, before its place in the message is known.

@@ -261,6 +261,7 @@ impl<'a> Wire<'a> {
             labels.into_iter().filter_map(|(name, value)| Some((name.into(), value.filter(|v| !v.is_empty())?)));
         Ok(Report {
             digest: xxh3_128(bytes),
+            digests: super::Digests::default(),
             time: timestamp,
             tenant: "default".into(),
             application: client.application_name,

@@ -144,12 +144,7 @@ impl UnderWay {
 }
 
 /// What is due and not under way, at most so many.
-async fn due(
-    store: &Store,
-    kind: &str,
-    limit: usize,
-    under_way: &Mutex<UnderWay>,
-) -> Result<Vec<Due>, StoreError> {
+async fn due(store: &Store, kind: &str, limit: usize, under_way: &Mutex<UnderWay>) -> Result<Vec<Due>, StoreError> {
     if limit == 0 {
         return Ok(Vec::new());
     }

@@ -208,7 +208,7 @@ impl Default for Outputs {
 }
 
 fn digest(tenant: &str, application: &str) -> u128 {
-    route::digest_of([tenant, application].into_iter())
+    crate::report::digest_of([tenant, application].into_iter())
 }
 
 impl Engine {
@@ -228,14 +228,14 @@ impl Engine {
 
     /// Takes in a report.
     pub fn observe(&mut self, report: &Report<'_>, out: &mut Outputs) {
-        self.observe_at(self.place(&report.tenant, &report.application), report, out);
+        self.observe_at(self.places.get(&report.digests.application).copied(), report, out);
     }
 
     /// Takes in reports, those of one application after the other, each application's in their
     /// order: its state is at hand then. What comes out is what [`Engine::observe`] gives, in
     /// another order of applications.
     pub fn observe_all(&mut self, reports: &[Report<'_>], out: &mut Outputs) {
-        let place = |report: &Report<'_>| self.place(&report.tenant, &report.application);
+        let place = |report: &Report<'_>| self.places.get(&report.digests.application).copied();
         let mut order: Vec<(Option<u32>, u32)> = reports.iter().map(place).zip(0..).collect();
         order.sort_unstable();
         for (place, index) in order {

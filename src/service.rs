@@ -25,6 +25,7 @@ use crate::time::Timestamp;
 /// Refused reports that wait for NATS, at most.
 const REJECTED_MAX: usize = 1_024;
 const FORGET_EVERY: Duration = Duration::from_secs(600);
+const WRITE_BACK_EVERY: Duration = Duration::from_secs(1);
 
 /// A service that runs.
 pub struct Service {
@@ -153,6 +154,7 @@ pub async fn start(config: Config) -> anyhow::Result<Service> {
         }
     };
     tasks.spawn(forget(store.clone(), config.retention, stop.clone()));
+    tasks.spawn(write_back(store.clone(), stop.clone()));
     let app = App { store: store.clone(), catalog, metrics, inlet, outbox, tokens: tokens.into() };
     let serving = http::serve(listener, app, stop.clone());
     spawn_vital(&tasks, &fail, async move { Ok(serving.await?) });
@@ -272,6 +274,14 @@ async fn forget(store: Store, retention: Retention, stop: CancellationToken) {
         }
         if stop.run_until_cancelled(tokio::time::sleep(FORGET_EVERY)).await.is_none() {
             return;
+        }
+    }
+}
+
+async fn write_back(store: Store, stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(WRITE_BACK_EVERY)).await.is_some() {
+        if let Err(error) = store.write_back().await {
+            tracing::error!("cannot write the log of changes back: {error}");
         }
     }
 }

@@ -108,6 +108,16 @@ impl Store {
         Ok(())
     }
 
+    /// Writes SQLite's log of changes back into its file beside the writer, which would stop for that
+    /// when the log is long. PostgreSQL does so by itself.
+    pub async fn write_back(&self) -> Result<()> {
+        let mut connection = self.read.acquire().await?;
+        if connection.backend_name() == "SQLite" {
+            sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(&mut *connection).await?;
+        }
+        Ok(())
+    }
+
     /// Ends all connections.
     pub async fn close(&self) {
         self.read.close().await;
@@ -131,16 +141,13 @@ async fn pool(url: &str, sqlite: bool, writes: bool, connections: u32) -> Result
             Box::pin(async move {
                 if sqlite {
                     // A crash of the process loses nothing; one of the machine may take the
-                    // newest transactions, position and effects together. The usual cache of 2 MB
-                    // is less than what a transaction changes, whose pages were written over and
-                    // over; for reading it is enough.
-                    let cache = if writes { "PRAGMA cache_size = -65536" } else { "PRAGMA cache_size = -2000" };
-                    for pragma in [
-                        "PRAGMA journal_mode = WAL",
-                        "PRAGMA synchronous = NORMAL",
-                        "PRAGMA busy_timeout = 10000",
-                        cache,
-                    ] {
+                    // newest transactions, position and effects together.
+                    let all =
+                        ["PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL", "PRAGMA busy_timeout = 10000"];
+                    // The usual 2 MB are less than what a transaction changes, and the usual 4 MB less
+                    // than what a few do: pages were written over and over.
+                    let writing = ["PRAGMA cache_size = -16384", "PRAGMA wal_autocheckpoint = 16384"];
+                    for pragma in all.into_iter().chain(writing.into_iter().filter(|_| writes)) {
                         sqlx::query(pragma).execute(&mut *connection).await?;
                     }
                 }
@@ -213,8 +220,9 @@ fn query<const N: usize>(sql: &str, args: [Arg; N]) -> Query<'static> {
     args.into_iter().fold(sqlx::query(AssertSqlSafe(sql.to_owned())), bind)
 }
 
-/// Rows that one statement inserts at most; keeps it below the parameter limits of both.
-const ROWS_MAX: usize = 200;
+/// Rows that one statement inserts: few different numbers, so that statements are prepared once;
+/// the greatest stays below the parameter limits of both databases.
+const ROWS: [usize; 4] = [128, 32, 8, 1];
 
 /// `INSERT INTO head VALUES (...), (...) tail`, in as many statements as needed.
 async fn insert_many<const N: usize>(
@@ -225,9 +233,10 @@ async fn insert_many<const N: usize>(
 ) -> Result<()> {
     // SQLite looks up a parameter's name by going through all others, unless it has none.
     let named = connection.backend_name() != "SQLite";
-    for rows in rows.chunks(ROWS_MAX) {
+    let mut rows = rows.into_iter();
+    while let Some(count) = ROWS.into_iter().find(|count| *count <= rows.len()) {
         let mut sql = format!("INSERT INTO {head} VALUES ");
-        for row in 0..rows.len() {
+        for row in 0..count {
             sql.push_str(if row == 0 { "(" } else { ", (" });
             for column in 0..N {
                 let comma = if column == 0 { "" } else { ", " };
@@ -241,7 +250,7 @@ async fn insert_many<const N: usize>(
         }
         sql.push(' ');
         sql.push_str(tail);
-        let query = rows.iter().flatten().cloned().fold(sqlx::query(AssertSqlSafe(sql)), bind);
+        let query = rows.by_ref().take(count).flatten().fold(sqlx::query(AssertSqlSafe(sql)), bind);
         query.execute(&mut *connection).await?;
     }
     Ok(())

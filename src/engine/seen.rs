@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use rustc_hash::FxHashMap;
+use hashbrown::HashTable;
 
 use crate::time::{Span, Timestamp};
 
@@ -12,36 +12,77 @@ pub const MEMORY: Span = Span::seconds(600);
 /// The ids of one application.
 #[derive(Debug, Default)]
 pub struct Seen {
-    ids: FxHashMap<u128, Timestamp>,
-    order: VecDeque<(Timestamp, u128)>,
+    /// In the order in which they came.
+    order: VecDeque<Noted>,
+    /// The number of the first in `order`; numbers wrap around.
+    first: u32,
+    /// By id, the number of the newest note of it.
+    numbers: HashTable<u32>,
     /// Whether fresh ids are kept for snapshots.
     pub keep: bool,
-    fresh: Vec<(u128, Timestamp)>,
+    fresh: Vec<Noted>,
+}
+
+/// An id and its time; there are many, so they are small.
+#[derive(Debug, Clone, Copy)]
+struct Noted {
+    /// Both halves of the id: aligned to 8 bytes, not to 16.
+    id: [u64; 2],
+    time: Timestamp,
+}
+
+impl Noted {
+    fn new(id: u128, time: Timestamp) -> Noted {
+        Noted { id: [id as u64, (id >> 64) as u64], time }
+    }
+
+    /// Ids are digests, so that a half of one is well mixed.
+    fn hash(&self) -> u64 {
+        self.id[0]
+    }
 }
 
 impl Seen {
     /// Notes an id; false if it was seen within the memory of the greatest event time so far.
     pub fn insert(&mut self, id: u128, time: Timestamp, clock: Timestamp) -> bool {
         let horizon = clock - MEMORY;
-        if self.ids.get(&id).is_some_and(|at| *at >= horizon) {
+        let noted = Noted::new(id, time);
+        if self.newest(&noted).is_some_and(|known| known.time >= horizon) {
             return false;
         }
-        self.ids.insert(id, time);
-        self.order.push_back((time, id));
+        self.note(noted);
         if self.keep {
-            self.fresh.push((id, time));
+            self.fresh.push(noted);
         }
-        while self.order.front().is_some_and(|(at, _)| *at < horizon) {
+        while self.order.front().is_some_and(|oldest| oldest.time < horizon) {
             self.forget_oldest();
         }
         true
     }
 
+    /// The newest note of an id.
+    fn newest(&self, noted: &Noted) -> Option<&Noted> {
+        let of = |number: &u32| &self.order[number.wrapping_sub(self.first) as usize];
+        self.numbers.find(noted.hash(), |number| of(number).id == noted.id).map(of)
+    }
+
+    fn note(&mut self, noted: Noted) {
+        let Seen { order, first, numbers, .. } = self;
+        let number = first.wrapping_add(order.len() as u32);
+        order.push_back(noted);
+        let of = |number: &u32| &order[number.wrapping_sub(*first) as usize];
+        let entry = numbers.entry(noted.hash(), |known| of(known).id == noted.id, |known| of(known).hash());
+        *entry.or_insert(number).get_mut() = number;
+    }
+
     /// Forgets the id that was noted first; false if there is none.
     pub fn forget_oldest(&mut self) -> bool {
-        let Some((time, id)) = self.order.pop_front() else { return false };
-        if self.ids.get(&id) == Some(&time) {
-            self.ids.remove(&id);
+        let Some(oldest) = self.order.pop_front() else { return false };
+        let number = self.first;
+        self.first = number.wrapping_add(1);
+        // It may have been noted again since.
+        if let Ok(entry) = self.numbers.find_entry(oldest.hash(), |known| *known == number) {
+            entry.remove();
         }
         true
     }
@@ -53,12 +94,40 @@ impl Seen {
 
     /// The ids noted since the last call, for the store.
     pub fn take_fresh(&mut self) -> Vec<(u128, Timestamp)> {
-        std::mem::take(&mut self.fresh)
+        let fresh = std::mem::take(&mut self.fresh).into_iter();
+        fresh.map(|noted| (u128::from(noted.id[0]) | u128::from(noted.id[1]) << 64, noted.time)).collect()
     }
 
     /// Takes back ids that the store kept.
     pub fn restore(&mut self, id: u128, time: Timestamp) {
-        self.ids.insert(id, time);
-        self.order.push_back((time, id));
+        self.note(Noted::new(id, time));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    /// As a plain map would do it, over numbers that wrap around, with ids that come again in and after their time.
+    #[test]
+    fn ids_count_once_within_their_memory() {
+        let mut seen = Seen { first: u32::MAX - 500, ..Seen::default() };
+        let mut known: BTreeMap<u128, i64> = BTreeMap::new();
+        let (mut fresh, mut random) = (0, 7_u64);
+        for n in 0..5_000_i64 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let id = u128::from(random >> 40) % 700 * 0x1_0000_0001_0000_0001_0000_0001;
+            let at = Timestamp::from_micros(n * 1_000_000);
+            let is_new = known.get(&id).is_none_or(|before| *before < n - 600);
+            assert_eq!(seen.insert(id, at, at), is_new, "{n}");
+            if is_new {
+                known.insert(id, n);
+                fresh += 1;
+            }
+        }
+        assert!(fresh > 2_000 && seen.count() <= 601, "{fresh} {}", seen.count());
+        while seen.forget_oldest() {}
+        assert!(seen.numbers.is_empty());
     }
 }

@@ -10,7 +10,6 @@ use std::ops::Deref;
 
 use serde::de::{self, DeserializeSeed, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
-use smallvec::SmallVec;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use crate::time::Timestamp;
@@ -96,7 +95,7 @@ pub struct Digests {
 
 /// A digest of texts, each with its length. Hashed in one go, which is faster than piece by piece.
 pub(crate) fn digest_of<'t>(texts: impl Iterator<Item = &'t str>) -> u128 {
-    let mut bytes = SmallVec::<[u8; 512]>::new();
+    let mut bytes = Vec::with_capacity(256);
     for text in texts {
         bytes.extend_from_slice(&(text.len() as u32).to_le_bytes());
         bytes.extend_from_slice(text.as_bytes());

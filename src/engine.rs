@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 
-use crate::report::Report;
+use crate::report::{Report, application_digest};
 use crate::time::{Span, Timestamp};
 
 // A report comes in...
@@ -207,10 +207,6 @@ impl Default for Outputs {
     }
 }
 
-fn digest(tenant: &str, application: &str) -> u128 {
-    crate::report::digest_of([tenant, application].into_iter())
-}
-
 impl Engine {
     /// An engine without contracts.
     pub fn new(limits: Limits) -> Engine {
@@ -289,7 +285,7 @@ impl Engine {
     }
 
     fn place(&self, tenant: &str, application: &str) -> Option<u32> {
-        self.places.get(&digest(tenant, application)).copied()
+        self.places.get(&application_digest(tenant, application)).copied()
     }
 
     fn application(&self, tenant: &str, application: &str) -> Option<&Application> {
@@ -355,7 +351,7 @@ impl Engine {
         if let Some(old) = old.filter(|old| old.contract.spec.scope != program.contract.spec.scope) {
             self.unbind(&old, out);
         }
-        let place = *self.places.entry(digest(&scope.tenant, &scope.application)).or_insert_with(|| {
+        let place = *self.places.entry(application_digest(&scope.tenant, &scope.application)).or_insert_with(|| {
             self.applications.push(Application::new(scope.tenant.as_str().into(), scope.application.as_str().into()));
             self.applications.len() as u32 - 1
         });

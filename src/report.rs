@@ -94,13 +94,18 @@ pub struct Digests {
 }
 
 /// A digest of texts, each with its length. Hashed in one go, which is faster than piece by piece.
-pub(crate) fn digest_of<'t>(texts: impl Iterator<Item = &'t str>) -> u128 {
+fn digest_of<'t>(texts: impl Iterator<Item = &'t str>) -> u128 {
     let mut bytes = Vec::with_capacity(256);
     for text in texts {
         bytes.extend_from_slice(&(text.len() as u32).to_le_bytes());
         bytes.extend_from_slice(text.as_bytes());
     }
     xxh3_128(&bytes)
+}
+
+/// The digest by which an application is known.
+pub(crate) fn application_digest(tenant: &str, application: &str) -> u128 {
+    digest_of([tenant, application].into_iter())
 }
 
 /// Labels of a report: (name, value).
@@ -114,7 +119,7 @@ impl Report<'_> {
         let upstream =
             self.upstream.iter().fold(0, |digest: u64, name| digest.rotate_left(5) ^ xxh3_64(name.as_bytes()));
         self.digests = Digests {
-            application: digest_of([&*self.tenant, &*self.application].into_iter()),
+            application: application_digest(&self.tenant, &self.application),
             dimensions: self.dimensions().digest(),
             upstream,
         };

@@ -21,6 +21,7 @@ spec:
     - {name: on-time, indicator: {attribute: service.late, aggregate: ratio, good: {equals: false}, window: 1m}, target: {min: 0.9}}
     - {name: tail, indicator: {attribute: service.response_time, aggregate: p90, window: 2m, every: 30s}, target: {max: 0.045}, min_samples: 60}
     - {name: spread, indicator: {attribute: service.response_time, aggregate: stddev, window: 1m}, target: {max: 1}}
+    - {name: once, indicator: {attribute: data.duplicates, aggregate: ratio, good: {equals: false}, window: 1m}, target: {min: 0.5}}
 ";
 
 /// Ten minutes of two runs side by side: blue is quick, green slow and often late; both are as sure.
@@ -60,20 +61,25 @@ fn the_better_run_is_told_from_files_and_from_the_store() {
         )
     };
     let (code, comparison) = compare(&[&both, "--runs", "blue,green"]);
-    assert_eq!((code, better(&comparison)), (Some(1), vec!["A", "neither", "A", "A", "neither"]), "{comparison:#}");
+    assert_eq!(
+        (code, better(&comparison)),
+        (Some(1), vec!["A", "neither", "A", "A", "neither", "neither"]),
+        "{comparison:#}"
+    );
     assert_eq!(comparison["kept"], json!([true, false]));
     assert_eq!(comparison["reports"], json!([600, 600]));
     let mean = comparison["objectives"][0]["difference"].as_f64().unwrap();
     assert!((mean + 0.02).abs() < 1e-3, "green takes 0.02 s more: {mean}");
     let (code, turned) = compare(&[&both, "--runs", "green,blue"]);
-    assert_eq!((code, better(&turned)), (Some(0), vec!["B", "neither", "B", "B", "neither"]));
+    assert_eq!((code, better(&turned)), (Some(0), vec!["B", "neither", "B", "B", "neither", "neither"]));
 
     let database = format!("sqlite:{}", folder.path().join("both.db").display());
     run(qualm().args(["replay", "--contract", &contract, "--reports", &both, "--database", &database]));
     let (_, stored) = compare(&["--database", &database, "--runs", "blue,green"]);
-    assert_eq!(better(&stored), ["A", "neither", "A", "A", "neither"]);
-    // Sums do not tell of a standard deviation (yet B broke other promises); all else is judged as by replay.
-    assert_eq!((&stored["kept"], &stored["not_judged"]), (&json!([null, false]), &json!(["spread"])));
+    assert_eq!(better(&stored), ["A", "neither", "A", "A", "neither", "neither"]);
+    // Sums do not tell of a standard deviation, nor of what Qualm observes by itself (yet B broke other
+    // promises); all else is judged as by replay.
+    assert_eq!((&stored["kept"], &stored["not_judged"]), (&json!([null, false]), &json!(["spread", "once"])));
     for index in 0..4 {
         for (side, field) in
             [("a", "judgements"), ("a", "judgements_met"), ("b", "judgements"), ("b", "judgements_met")]

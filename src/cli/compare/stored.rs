@@ -6,7 +6,7 @@ use super::super::judged::{Judged, Tally};
 use super::Run;
 use crate::contract::{self, Aggregate, Condition, Contract, Indicator, NoData, Objective, PREDICTION};
 use crate::engine::{Program, SliceRow, Sums, Verdict, nearest_rank, test_of};
-use crate::explain::matches;
+use crate::explain::{Measure, matches};
 use crate::report::Value;
 use crate::store::Store;
 use crate::time::{Span, Timestamp};
@@ -57,10 +57,11 @@ const EMPTY: Cell = Cell { sums: Sums::NONE, bad: 0 };
 fn judge(contract: &Contract, objective: &Objective, slices: &[SliceRow]) -> Option<Tally> {
     let ([("", indicator)], Some(target)) = (&objective.indicators()[..], objective.target()) else { return None };
     let test = test_of(&objective.promise).map(|(_, condition)| condition.to_string());
-    let attribute = match indicator.aggregate {
-        Aggregate::Accuracy => PREDICTION,
-        _ => &indicator.attribute,
-    };
+    // Of predictions, only how many there were and how many were right is counted.
+    if indicator.attribute == PREDICTION && test.is_some() {
+        return None;
+    }
+    let (attribute, _) = Measure::of(indicator, Some(target), None)?;
     let (window, every) = (indicator.window(), indicator.every());
     let mut series: BTreeMap<Vec<String>, BTreeMap<Timestamp, Cell>> = BTreeMap::new();
     for row in slices.iter().filter(|row| row.attribute == attribute) {
@@ -80,6 +81,10 @@ fn judge(contract: &Contract, objective: &Objective, slices: &[SliceRow]) -> Opt
         } else if Some(&row.test) == test.as_ref() {
             cell.bad += row.sums.samples;
         }
+    }
+    // What Qualm observes by itself is in no slice.
+    if series.is_empty() {
+        return None;
     }
     let mut tally = Tally::default();
     for panes in series.values() {

@@ -61,10 +61,10 @@ pub use lifecycle::{Latest, Lifecycle, Phase, Resolution};
 pub use program::{Feed, Program, Promised, derived_id};
 pub use quantile::nearest_rank;
 pub use requests::{STAGE as REQUEST_STAGE, StepRow, TruthRow};
-use route::Lanes;
+use route::Attributes;
 pub use seen::{MEMORY as ID_MEMORY, Seen};
 pub use slice::{ERROR as PREDICTION_ERROR, MADE as PREDICTIONS_MADE, SliceRow, Sums, test_of};
-pub use snapshot::{ApplicationRow, IdRow, JoinRow, PaneRow, SeriesRow, Snapshot};
+pub use snapshot::{ApplicationRow, IdRow, JoinRow, MemoryRow, PaneRow, SeriesRow, Snapshot, Standing, standings};
 pub use tally::TallyRow;
 pub use verdict::{
     Action, ActionState, Contributor, Counterfactual, Evaluation, Evidence, State, Transition, Verdict, Window, short,
@@ -408,15 +408,35 @@ impl Application {
             }
         }
         let mut old = std::mem::replace(&mut self.bound[b], Bound::new(program.clone()));
-        self.bound[b].past = std::mem::take(&mut old.past);
+        let new = &mut self.bound[b];
+        new.past = std::mem::take(&mut old.past);
+        let goes_on = |old: &Promised| {
+            let same = |new: &Arc<Promised>| {
+                new.objective.promise == old.objective.promise && new.objective.name == old.objective.name
+            };
+            program.promises.iter().position(same)
+        };
         for watched in old.watched {
-            let name = &watched.promised.objective.name;
-            if let Some(new) = self.bound[b].watched.iter_mut().find(|new| new.promised.objective.name == *name)
-                && new.promised.objective.promise == watched.promised.objective.promise
-            {
-                *new = Watched { promised: new.promised.clone(), ..watched };
+            if let Some(o) = goes_on(&watched.promised) {
+                let Watched { promised, inputs, alive, .. } = &new.watched[o];
+                new.watched[o] =
+                    Watched { promised: promised.clone(), inputs: inputs.clone(), alive: *alive, ..watched };
             }
         }
+        for lane in old.lanes {
+            let home = |member: &(u16, u16)| {
+                let promised = &old.program.promises[usize::from(member.0)];
+                let input = &promised.inputs[usize::from(member.1)];
+                goes_on(promised).and_then(|_| self.bound[b].home(&promised.objective.name, &input.name))
+            };
+            let homes: Vec<_> = lane.bundle.members.iter().map(home).collect();
+            for index in lane.series.values() {
+                if let Some(series) = self.series.remove(*index) {
+                    self.adopt(b, &homes, series, None);
+                }
+            }
+        }
+        self.rewrite(b);
         self.renumber();
     }
 
@@ -428,6 +448,7 @@ impl Application {
             let place = Place { bound: b as u16, objective: o as u16, input: 0 };
             self.end_objective(place, self.watermark, Resolution::Withdrawn, out);
         }
+        self.rewrite(b);
         self.bound.remove(b);
         self.renumber();
     }
@@ -435,16 +456,11 @@ impl Application {
     /// Tells every series where its objective stands now.
     fn renumber(&mut self) {
         for (b, bound) in self.bound.iter().enumerate() {
-            for (o, watched) in bound.watched.iter().enumerate() {
-                for (i, members) in watched.inputs.iter().enumerate() {
-                    for index in members.values() {
-                        let place = Place { bound: b as u16, objective: o as u16, input: i as u16 };
-                        self.series.get_mut_quietly(*index).place = place;
-                    }
-                }
+            for index in bound.lanes.iter().flat_map(|lane| lane.series.values()) {
+                self.series.get_mut_quietly(*index).bound = b as u16;
             }
         }
-        self.lanes = Lanes::of(&self.bound);
+        self.attributes = Attributes::of(&self.bound);
         let mut inputs = self.bound.iter().flat_map(|bound| &bound.watched).flat_map(|w| &w.promised.inputs);
         self.joins = inputs.clone().any(|input| matches!(input.feed, Feed::Joined | Feed::Coverage));
         self.requests.want(inputs.any(|input| input.indicator.attribute.starts_with(crate::contract::REQUEST)));

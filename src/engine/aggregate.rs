@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::confusion::Confusion;
 use super::distinct::Distinct;
 use super::distribution::Distribution;
+use super::gauge::Fence;
 use super::quantile::Sketch;
 use super::ranking::Ranking;
 use super::regression::Regression;
@@ -22,7 +23,7 @@ pub const VALUES_MAX: usize = 100_000;
 
 /// What is kept of the observations of a pane, or of a window.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "kind")]
+#[serde(rename_all = "snake_case")]
 pub enum Accumulator {
     /// For `count` and `rate`.
     Count {
@@ -201,6 +202,36 @@ impl Accumulator {
             Accumulator::Regression(regression) => regression.samples(),
             Accumulator::Ranking(ranking) => ranking.samples(),
             Accumulator::Distribution(distribution) => distribution.samples(),
+        }
+    }
+
+    /// Counts a number, where a fence is all there is to know.
+    #[inline]
+    pub fn add_number(&mut self, number: f64, fence: &Fence) {
+        match self {
+            Accumulator::Count { n } => *n += 1,
+            Accumulator::Sum { n, total } => {
+                *n += 1;
+                total.add(number);
+            }
+            Accumulator::Moments(moments) => moments.add(number),
+            Accumulator::Extremes { n, min, max } => {
+                *n += 1;
+                *min = min.min(number);
+                *max = max.max(number);
+            }
+            Accumulator::Quantile { sketch, min, max, below, above } => {
+                sketch.add(number);
+                *min = min.min(number);
+                *max = max.max(number);
+                *below += u64::from(number < fence.bounds.0);
+                *above += u64::from(number > fence.bounds.1);
+            }
+            Accumulator::Ratio { n, good } => {
+                *n += 1;
+                *good += u64::from(!fence.is_beyond(number));
+            }
+            other => debug_assert!(false, "{other:?} needs more than a fence"),
         }
     }
 

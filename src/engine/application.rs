@@ -11,10 +11,10 @@ use super::memory::Memory;
 use super::observe::Sighting;
 use super::pane::{OTHERS, Panes, SourceId};
 use super::predictions::Joiner;
-use super::program::{Program, Promised};
+use super::program::{Bundle, Program, Promised, slots};
 use super::relays::Relays;
 use super::requests::Requests;
-use super::route::{self, Lanes, Route, Routes, Target, UNKNOWN};
+use super::route::{self, Attributes, Lane, Route, Routes, Target, UNKNOWN};
 use super::seen::Seen;
 use super::slice::Slices;
 use super::tally::Tally;
@@ -47,7 +47,7 @@ pub struct Application {
     pub(super) bound: Vec<Bound>,
     pub(super) series: Slab,
     pub(super) sources: Sources,
-    pub(super) lanes: Lanes,
+    pub(super) attributes: Attributes,
     routes: Routes,
     /// When the next window ends or the next timer is due.
     pub(super) next_due: Option<Timestamp>,
@@ -55,14 +55,18 @@ pub struct Application {
     pub(super) dirty: bool,
     /// Whether the engine has it in its list of those that changed.
     pub(super) listed: bool,
-    /// Series dropped since the last snapshot: contract, objective, input, key.
+    /// Memories dropped since the last snapshot: contract, objective, input, key.
     pub(super) forgotten: Vec<(String, String, String, SeriesKey)>,
+    /// Contracts whose series are to be stored anew.
+    pub(super) rewritten: Vec<String>,
 }
 
 /// A contract as it is bound to an application.
 pub(super) struct Bound {
     pub program: Arc<Program>,
     pub watched: Vec<Watched>,
+    /// In the order of the program's bundles.
+    pub lanes: Vec<Lane>,
     /// By action name.
     pub past: BTreeMap<String, Past>,
 }
@@ -70,8 +74,10 @@ pub(super) struct Bound {
 /// The state of one objective.
 pub(super) struct Watched {
     pub promised: Arc<Promised>,
-    /// For each input, its series.
-    pub inputs: Vec<BTreeMap<SeriesKey, u32>>,
+    /// For each input, the lane and the slot that it is counted in.
+    pub inputs: Vec<(u16, u16)>,
+    /// Series of all inputs.
+    pub alive: usize,
     /// For rules: where the rule stands. Other objectives keep that in their series.
     pub rule: Option<RuleState>,
     /// The next window end to judge.
@@ -87,20 +93,121 @@ pub(super) struct RuleState {
     pub last_data: Option<Timestamp>,
 }
 
-/// One series of one input.
+/// One series of a bundle: what is counted for all its inputs at once.
 pub(super) struct Series {
-    pub place: Place,
+    pub bound: u16,
+    pub lane: u16,
+    pub chunk: u32,
     pub key: SeriesKey,
     pub panes: Panes,
+    /// Its newest observation.
+    pub last_data: Timestamp,
+    /// The latest of the members' `first`: no observation from then on changes one.
+    pub settled: Timestamp,
+    /// Whether some members took observations that others did not.
+    pub uneven: bool,
+    pub dirty: bool,
+    /// By slot; none until it took an observation.
+    pub members: Box<[Option<Member>]>,
+}
+
+/// One input's part of a series.
+pub(super) struct Member {
     /// Start of its first pane (for `each`: first observation).
     pub first: Timestamp,
-    /// Its newest observation.
+    /// Its newest observation, where the series is uneven.
     pub last_data: Timestamp,
     pub lifecycle: Lifecycle,
     /// What it remembers beyond its panes, and whether that changed since the last snapshot.
     pub memory: Option<Box<Memory>>,
     pub memory_dirty: bool,
-    pub dirty: bool,
+}
+
+/// Stands for a series with members that took nothing yet.
+const UNSETTLED: Timestamp = Timestamp::from_micros(i64::MAX);
+
+impl Series {
+    pub fn new((bound, lane, chunk): (u16, u16, u32), key: SeriesKey, members: usize, time: Timestamp) -> Series {
+        Series {
+            bound,
+            lane,
+            chunk,
+            key,
+            panes: Panes::default(),
+            last_data: time,
+            settled: UNSETTLED,
+            uneven: false,
+            dirty: false,
+            members: std::iter::repeat_with(|| None).take(members).collect(),
+        }
+    }
+
+    /// The newest observation that a member took.
+    pub fn last_data(&self, slot: usize) -> Timestamp {
+        let own = self.members[slot].as_ref().filter(|_| self.uneven).map(|member| member.last_data);
+        own.unwrap_or(self.last_data)
+    }
+
+    pub fn member(&self, slot: usize) -> &Member {
+        self.members[slot].as_ref().expect("slots are named of members that are alive")
+    }
+
+    pub fn member_mut(&mut self, slot: usize) -> &mut Member {
+        self.members[slot].as_mut().expect("slots are named of members that are alive")
+    }
+
+    /// How many of its members took an observation.
+    pub fn alive(&self) -> usize {
+        self.members.iter().flatten().count()
+    }
+
+    /// Brings up to date what follows from its members.
+    pub fn settle(&mut self) {
+        let first = |member: &Option<Member>| member.as_ref().map_or(UNSETTLED, |member| member.first);
+        self.settled = self.members.iter().map(first).max().unwrap_or(UNSETTLED);
+    }
+
+    /// Takes in that the slots of `taken` take an observation. Members that do so for the first time
+    /// come into being; there may be `room` of them. The slots that take it, and those that are new.
+    fn take(
+        &mut self,
+        bundle: &Bundle,
+        taken: u32,
+        (start, time): (Timestamp, Timestamp),
+        room: usize,
+        out: &mut Outputs,
+    ) -> (u32, u32) {
+        if !self.uneven && taken != bundle.all && self.alive() > 0 {
+            self.uneven = true;
+            self.members.iter_mut().flatten().for_each(|member| member.last_data = self.last_data);
+        }
+        let (mut took, mut born) = (0, 0u32);
+        for slot in slots(taken) {
+            match &mut self.members[slot] {
+                Some(member) => {
+                    member.first = member.first.min(start);
+                    member.last_data = member.last_data.max(time);
+                }
+                None if born.count_ones() as usize >= room => {
+                    out.counts.series_refused += 1;
+                    continue;
+                }
+                empty => {
+                    *empty = Some(Member {
+                        first: start,
+                        last_data: time,
+                        lifecycle: Lifecycle::default(),
+                        memory: Memory::new(&bundle.inputs[slot], start).map(Box::new),
+                        memory_dirty: true,
+                    });
+                    born |= 1 << slot;
+                }
+            }
+            took |= 1 << slot;
+        }
+        self.settle();
+        (took, born)
+    }
 }
 
 /// Which contract, objective and input of an application.
@@ -128,12 +235,13 @@ impl Application {
             bound: Vec::new(),
             series: Slab::default(),
             sources: Sources::default(),
-            lanes: Lanes::default(),
+            attributes: Attributes::default(),
             routes: Routes::default(),
             next_due: None,
             dirty: false,
             listed: false,
             forgotten: Vec::new(),
+            rewritten: Vec::new(),
         }
     }
 
@@ -147,7 +255,7 @@ impl Application {
         let place = self.routes.find(digest).unwrap_or_else(|| {
             let source = self.sources.intern(dimensions.stage, dimensions.instance);
             let slice = self.slices.number(digest, dimensions);
-            let mut route = self.lanes.route(&self.bound, dimensions, source);
+            let mut route = self.attributes.route(&self.bound, dimensions, source);
             route.slice = slice;
             self.routes.insert(digest, route)
         });
@@ -157,7 +265,7 @@ impl Application {
         result
     }
 
-    /// Counts one observation for one input; false if it came too late.
+    /// Counts one observation for the inputs of one bundle; false if it came too late.
     pub(super) fn count(
         &mut self,
         target: &mut Target,
@@ -168,63 +276,149 @@ impl Application {
     ) -> bool {
         let Sighting { dimensions, time, observed } = sighting;
         let time = *time;
-        let lane = &mut self.lanes.lanes[usize::from(target.lane)];
-        if !lane.effective.contains(time) {
+        let (b, l) = (usize::from(target.bound), usize::from(target.lane));
+        let lane = &mut self.bound[b].lanes[l];
+        let bundle = &*lane.bundle;
+        if !bundle.effective.contains(time) {
             return true;
         }
-        let input = &*lane.input;
-        if !input.gauge.takes(observed) {
-            out.counts.wrong_type += 1;
+        let taken = bundle.takes(observed);
+        out.counts.wrong_type += u64::from((bundle.all & !taken).count_ones());
+        if taken == 0 {
             return true;
         }
-        let each = input.every == Span::ZERO;
-        let same_pane = lane.pane <= time && time < lane.pane + input.every;
+        let each = bundle.every == Span::ZERO;
+        let same_pane = lane.pane <= time && time < lane.pane + bundle.every;
         let start = match (each, same_pane) {
             (true, _) => time,
             (_, true) => lane.pane,
-            (_, false) => time.floor(input.every),
+            (_, false) => time.floor(bundle.every),
         };
-        if !each && start + input.every <= self.watermark {
+        if !each && start + bundle.every <= self.watermark {
             return false;
         }
         if target.series == UNKNOWN {
-            let place = lane.place;
-            let watched = &mut self.bound[usize::from(place.bound)].watched[usize::from(place.objective)];
-            let key = route::key_of(input, dimensions);
-            match watched.find_series(&mut self.series, place, key, (start, time), limits) {
-                Some(index) => target.series = index,
-                None => {
-                    out.counts.series_refused += 1;
-                    return true;
-                }
+            let key = route::key_of(bundle, dimensions);
+            let known = lane.series.get(&key).copied();
+            if known.is_none() && self.series.live >= limits.series_max {
+                out.counts.series_refused += u64::from(taken.count_ones());
+                return true;
             }
+            target.series = known.unwrap_or_else(|| {
+                let place = (target.bound, target.lane, lane.chunks.take());
+                let index = self.series.insert(Series::new(place, key.clone(), bundle.inputs.len(), time));
+                lane.series.insert(key, index);
+                index
+            });
         }
+        let room = limits.series_max.saturating_sub(self.series.live);
         let keep = self.series.keep;
         let series = self.series.touch(target.series);
-        series.first = series.first.min(start);
+        let (mut took, mut born) = (taken, 0);
+        if start < series.settled || series.uneven || taken != bundle.all {
+            (took, born) = series.take(bundle, taken, (start, time), room, out);
+            if took == 0 {
+                return true;
+            }
+        }
         series.last_data = series.last_data.max(time);
         if each {
+            if born != 0 {
+                let key = series.key.clone();
+                self.come_alive(b, l, born);
+                let (objective, _) = self.bound[b].lanes[l].bundle.members[0];
+                self.bound[b].watched[usize::from(objective)].timers.insert((time + IDLE, key));
+            }
             if let Observed::Value(value) = observed {
-                let place = lane.place;
-                self.judge_each(place, target.series, source, time, value, out);
+                self.judge_each((target.bound, target.lane), target.series, source, time, value, out);
             }
             return true;
         }
-        let pane = series.panes.at(start, &input.gauge);
-        let part = route::part_of(input, dimensions);
-        pane.add(&input.gauge, source, time, observed, part, &mut target.share);
+        let pane = series.panes.at(start, bundle);
+        let part = route::part_of(bundle, dimensions);
+        pane.add(bundle, took, source, time, observed, part, &mut target.share);
         pane.dirty = keep;
-        if !same_pane {
-            let end = start + input.every;
+        if !same_pane || born != 0 {
+            let end = start + bundle.every;
             lane.pane = start;
-            let bound = &mut self.bound[usize::from(lane.place.bound)];
-            let watched = &mut bound.watched[usize::from(lane.place.objective)];
-            if watched.next_end.is_none_or(|next| end < next) {
-                watched.next_end = Some(end);
-                self.next_due = Some(self.next_due.map_or(end, |due| due.min(end)));
+            self.come_alive(b, l, born);
+            let bound = &mut self.bound[b];
+            for (objective, _) in &bound.lanes[l].bundle.members {
+                let watched = &mut bound.watched[usize::from(*objective)];
+                if watched.next_end.is_none_or(|next| end < next) {
+                    watched.next_end = Some(end);
+                    self.next_due = Some(self.next_due.map_or(end, |due| due.min(end)));
+                }
             }
         }
         true
+    }
+
+    /// Counts members that took their first observation.
+    fn come_alive(&mut self, bound: usize, lane: usize, born: u32) {
+        let bound = &mut self.bound[bound];
+        for slot in slots(born) {
+            let (objective, _) = bound.lanes[lane].bundle.members[slot];
+            bound.watched[usize::from(objective)].alive += 1;
+            self.series.live += 1;
+        }
+    }
+
+    /// The series of an input, by key.
+    pub(super) fn members(&self, place: Place) -> (usize, Vec<(SeriesKey, u32)>) {
+        let bound = &self.bound[usize::from(place.bound)];
+        let (lane, slot) = bound.watched[usize::from(place.objective)].inputs[usize::from(place.input)];
+        let slot = usize::from(slot);
+        let all = bound.lanes[usize::from(lane)].series.iter();
+        let alive = all.filter(|(_, index)| self.series.get(**index).members[slot].is_some());
+        (slot, alive.map(|(key, index)| (key.clone(), *index)).collect())
+    }
+
+    /// Gives the members of a series new places in a contract: for each slot its lane and slot there.
+    /// `chunk` says where they are stored already.
+    pub(super) fn adopt(&mut self, bound: usize, homes: &[Option<(u16, u16)>], mut old: Series, chunk: Option<u32>) {
+        let lanes: BTreeSet<u16> = homes.iter().flatten().map(|(lane, _)| *lane).collect();
+        for l in lanes {
+            let there = |home: &Option<(u16, u16)>| home.filter(|home| home.0 == l).map(|home| usize::from(home.1));
+            let slots_there: Vec<Option<usize>> = homes.iter().map(there).collect();
+            let lane = &mut self.bound[bound].lanes[usize::from(l)];
+            let bundle = lane.bundle.clone();
+            let index = match lane.series.get(&old.key) {
+                Some(index) => *index,
+                None => {
+                    let chunk = match chunk {
+                        Some(chunk) => {
+                            lane.chunks.put(chunk);
+                            chunk
+                        }
+                        None => lane.chunks.take(),
+                    };
+                    let place = (bound as u16, l, chunk);
+                    let new = Series::new(place, old.key.clone(), bundle.inputs.len(), old.last_data);
+                    let index = self.series.insert(new);
+                    lane.series.insert(old.key.clone(), index);
+                    index
+                }
+            };
+            // Members from different series may have seen different observations.
+            let met = self.series.get(index).alive() > 0;
+            let mut born = 0;
+            for (slot, home) in slots_there.iter().enumerate() {
+                let (Some(home), last_data) = (*home, old.last_data(slot)) else { continue };
+                let Some(member) = old.members[slot].take() else { continue };
+                self.series.get_mut_quietly(index).members[home] = Some(Member { last_data, ..member });
+                born |= 1 << home;
+            }
+            self.come_alive(bound, usize::from(l), born);
+            let series = self.series.get_mut_quietly(index);
+            series.uneven |= old.uneven || met;
+            series.last_data = series.last_data.max(old.last_data);
+            series.settle();
+            for pane in &old.panes.0 {
+                let moved = pane.clone().moved(&slots_there, &bundle);
+                series.panes.at(pane.start, &bundle).take_in(moved);
+            }
+        }
     }
 
     /// Moves the clock on and judges what has become due.
@@ -260,9 +454,8 @@ impl Application {
     /// The time by which every window that holds data has closed.
     pub fn last_end(&self) -> Option<Timestamp> {
         let ends = self.series.iter().filter_map(|(_, series)| {
-            let watched = &self.bound[usize::from(series.place.bound)].watched[usize::from(series.place.objective)];
-            let input = &watched.promised.inputs[usize::from(series.place.input)];
-            (input.every > Span::ZERO).then(|| series.last_data.floor(input.every) + input.window)
+            let bundle = &self.bound[usize::from(series.bound)].lanes[usize::from(series.lane)].bundle;
+            (bundle.every > Span::ZERO).then(|| series.last_data.floor(bundle.every) + bundle.longest)
         });
         ends.max()
     }
@@ -270,15 +463,17 @@ impl Application {
     /// Forgets what was looked up; what follows from an observation's pane is looked at anew.
     pub(super) fn forget_routes(&mut self) {
         self.routes.clear();
-        self.lanes.lanes.iter_mut().for_each(|lane| lane.pane = Timestamp::MAX);
+        let lanes = self.bound.iter_mut().flat_map(|bound| &mut bound.lanes);
+        lanes.for_each(|lane| lane.pane = Timestamp::MAX);
     }
 }
 
 impl Watched {
-    pub(super) fn new(promised: Arc<Promised>) -> Watched {
+    fn new(promised: Arc<Promised>) -> Watched {
         let is_rule = matches!(promised.objective.promise, Promise::Rule { .. });
         Watched {
-            inputs: vec![BTreeMap::new(); promised.inputs.len()],
+            inputs: vec![(0, 0); promised.inputs.len()],
+            alive: 0,
             rule: is_rule.then(RuleState::default),
             next_end: None,
             timers: BTreeSet::new(),
@@ -286,52 +481,38 @@ impl Watched {
             promised,
         }
     }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.inputs.iter().all(BTreeMap::is_empty)
-    }
-
-    /// The series of a key, made if missing, for an observation of a pane's start and a time; none
-    /// where there are too many.
-    fn find_series(
-        &mut self,
-        slab: &mut Slab,
-        place: Place,
-        key: SeriesKey,
-        (first, time): (Timestamp, Timestamp),
-        limits: &Limits,
-    ) -> Option<u32> {
-        let members = &mut self.inputs[usize::from(place.input)];
-        if let Some(index) = members.get(&key) {
-            return Some(*index);
-        }
-        if slab.live >= limits.series_max {
-            return None;
-        }
-        let input = &self.promised.inputs[usize::from(place.input)];
-        let index = slab.insert(Series {
-            place,
-            key: key.clone(),
-            panes: Panes::default(),
-            first,
-            last_data: time,
-            lifecycle: Lifecycle::default(),
-            memory: Memory::new(input, first).map(Box::new),
-            memory_dirty: true,
-            dirty: false,
-        });
-        if input.every == Span::ZERO {
-            self.timers.insert((time + IDLE, key.clone()));
-        }
-        members.insert(key, index);
-        Some(index)
-    }
 }
 
 impl Bound {
     pub(super) fn new(program: Arc<Program>) -> Bound {
-        let watched = program.promises.iter().cloned().map(Watched::new).collect();
-        Bound { program, watched, past: BTreeMap::new() }
+        let mut watched: Vec<Watched> = program.promises.iter().cloned().map(Watched::new).collect();
+        for (lane, bundle) in program.bundles.iter().enumerate() {
+            for (slot, (objective, input)) in bundle.members.iter().enumerate() {
+                watched[usize::from(*objective)].inputs[usize::from(*input)] = (lane as u16, slot as u16);
+            }
+        }
+        let lanes = program.bundles.iter().cloned().map(Lane::new).collect();
+        Bound { program, watched, lanes, past: BTreeMap::new() }
+    }
+
+    /// Where the input of this name of the objective of this name is counted.
+    pub(super) fn home(&self, objective: &str, input: &str) -> Option<(u16, u16)> {
+        let watched = self.watched.iter().find(|watched| watched.promised.objective.name == objective)?;
+        let input = watched.promised.inputs.iter().position(|known| known.name == input)?;
+        Some(watched.inputs[input])
+    }
+}
+
+impl Bundle {
+    /// The slots that take an observation.
+    #[inline]
+    fn takes(&self, observed: &Observed<'_>) -> u32 {
+        if self.takes_numbers && matches!(observed, Observed::Value(crate::report::Value::Number(_))) {
+            return self.all;
+        }
+        let takes =
+            |(slot, input): (usize, &Arc<super::program::Input>)| u32::from(input.gauge.takes(observed)) << slot;
+        self.inputs.iter().enumerate().map(takes).sum()
     }
 }
 
@@ -343,12 +524,12 @@ pub(super) struct Slab {
     changed: Vec<u32>,
     /// Whether changes are kept for snapshots.
     pub keep: bool,
+    /// Members of all series that took an observation.
     pub live: usize,
 }
 
 impl Slab {
     pub fn insert(&mut self, series: Series) -> u32 {
-        self.live += 1;
         match self.free.pop() {
             Some(index) => {
                 self.places[index as usize] = Some(series);
@@ -378,8 +559,8 @@ impl Slab {
 
     pub fn remove(&mut self, index: u32) -> Option<Series> {
         let series = self.places[index as usize].take();
-        if series.is_some() {
-            self.live -= 1;
+        if let Some(series) = &series {
+            self.live -= series.alive();
             self.free.push(index);
         }
         series

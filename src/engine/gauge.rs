@@ -43,6 +43,7 @@ pub struct Gauge {
     class: Option<String>,
     /// Bounds that the objective's target sets to a value; infinite without.
     bounds: (f64, f64),
+    fence: Fence,
     window: Span,
     every: Span,
     /// For `disparity`: how each group is gauged, and how groups are compared.
@@ -51,6 +52,23 @@ pub struct Gauge {
     min_samples: u64,
     /// Whether it takes numbers, whatever they are.
     takes_numbers: bool,
+}
+
+/// What single numbers are held against.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Fence {
+    /// The least and the greatest that does not miss; infinite where nothing does.
+    pub bounds: (f64, f64),
+    /// Whether that is all there is to know of a gauge to [add](Accumulator::add_number) numbers.
+    pub is_all: bool,
+}
+
+impl Fence {
+    /// Whether a number lies beyond the bounds.
+    #[inline]
+    pub fn is_beyond(&self, number: f64) -> bool {
+        number < self.bounds.0 || self.bounds.1 < number
+    }
 }
 
 /// The value of a window.
@@ -78,6 +96,20 @@ impl Summary {
     }
 }
 
+impl Fence {
+    fn of(indicator: &Indicator, bounds: (f64, f64)) -> Fence {
+        use Aggregate::*;
+        match (indicator.aggregate, &indicator.good) {
+            (Mean | Min | Max | Quantile(_), _) => Fence { bounds, is_all: true },
+            (Ratio, Some(good)) if good.is_bound() => Fence { bounds: good.bounds(), is_all: true },
+            (aggregate, _) => Fence {
+                bounds: (f64::NEG_INFINITY, f64::INFINITY),
+                is_all: matches!(aggregate, Count | Rate | Sum | Stddev),
+            },
+        }
+    }
+}
+
 impl Gauge {
     /// For an indicator, and the target that its values are judged by (none in rules).
     pub fn new(indicator: &Indicator, target: Option<&Condition>, min_samples: u64) -> Gauge {
@@ -87,13 +119,15 @@ impl Gauge {
             (Box::new(Gauge::new(&part, None, 1)), indicator.metric.unwrap_or_default())
         });
         let any_number = Observed::Value(&Value::Number(0.0));
+        let bounds = target.map_or((f64::NEG_INFINITY, f64::INFINITY), Condition::bounds);
         let mut gauge = Gauge {
             takes_numbers: false,
+            fence: Fence::of(indicator, bounds),
             aggregate: indicator.aggregate,
             good: indicator.good.clone(),
             average: indicator.average.unwrap_or_default(),
             class: indicator.class.clone(),
-            bounds: target.map_or((f64::NEG_INFINITY, f64::INFINITY), Condition::bounds),
+            bounds,
             window: indicator.window(),
             every: indicator.every(),
             parts,
@@ -101,6 +135,16 @@ impl Gauge {
         };
         gauge.takes_numbers = gauge.takes_this(&any_number);
         gauge
+    }
+
+    /// Whether it takes numbers, whatever they are.
+    pub fn takes_numbers(&self) -> bool {
+        self.takes_numbers
+    }
+
+    /// What numbers are held against.
+    pub fn fence(&self) -> Fence {
+        self.fence
     }
 
     /// Whether an observation can be aggregated. Values: all but `last`, `count`, `rate`, `ratio`,
@@ -257,29 +301,12 @@ impl Gauge {
     fn add_value(&self, accumulator: &mut Accumulator, time: Timestamp, value: &Value<'_>) {
         let number = value.as_number().unwrap_or_default();
         match accumulator {
-            Accumulator::Count { n } => *n += 1,
-            Accumulator::Sum { n, total } => {
-                *n += 1;
-                total.add(number);
-            }
-            Accumulator::Moments(moments) => moments.add(number),
-            Accumulator::Extremes { n, min, max } => {
-                *n += 1;
-                *min = min.min(number);
-                *max = max.max(number);
-            }
+            _ if self.fence.is_all => accumulator.add_number(number, &self.fence),
             Accumulator::Last { n, last } => {
                 *n += 1;
                 if last.as_ref().is_none_or(|(at, _)| *at <= time.as_micros()) {
                     *last = Some((time.as_micros(), Scalar(value.clone().into_owned())));
                 }
-            }
-            Accumulator::Quantile { sketch, min, max, below, above } => {
-                sketch.add(number);
-                *min = min.min(number);
-                *max = max.max(number);
-                *below += u64::from(number < self.bounds.0);
-                *above += u64::from(number > self.bounds.1);
             }
             Accumulator::Ratio { n, good } => {
                 *n += 1;
@@ -297,7 +324,15 @@ impl Gauge {
                     values.push((time.as_micros(), number));
                 }
             }
-            Accumulator::Confusion(_)
+            Accumulator::Count { n } => *n += 1,
+            Accumulator::Sum { n, total } => {
+                *n += 1;
+                total.add(number);
+            }
+            Accumulator::Moments(_)
+            | Accumulator::Extremes { .. }
+            | Accumulator::Quantile { .. }
+            | Accumulator::Confusion(_)
             | Accumulator::Regression(_)
             | Accumulator::Ranking(_)
             | Accumulator::Coverage { .. }

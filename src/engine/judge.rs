@@ -1,11 +1,11 @@
 //! Judging what is due: windows into evaluations, evaluations into transitions and actions.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::action;
 use super::aggregate::Accumulator;
-use super::application::{Application, IDLE, Place};
+use super::application::{Application, IDLE, Member, Place};
 use super::chance::{Effort, rejected};
 use super::detail::Detail;
 use super::gauge::Summary;
@@ -13,6 +13,7 @@ use super::lifecycle::{Change, Latest, Open, Resolution};
 use super::memory::drifted;
 use super::pane::{OTHERS, Share, SourceId};
 use super::program::{Input, Promised};
+use super::route::Lane;
 use super::verdict::{
     Action, Contributor, Evaluation, Evidence, SeriesKey, SeriesLabels, State, Transition, Verdict, Window,
     counterfactual, judge, short, short_value,
@@ -41,19 +42,29 @@ impl Application {
     /// Judges all windows that end, and all timers that are due, at `due`.
     pub(super) fn judge_due(&mut self, due: Timestamp, out: &mut Outputs) {
         for b in 0..self.bound.len() {
+            let mut judged = BTreeSet::new();
             for o in 0..self.bound[b].watched.len() {
                 let place = Place { bound: b as u16, objective: o as u16, input: 0 };
                 let watched = &self.bound[b].watched[o];
                 if watched.next_end == Some(due) {
+                    judged.extend(watched.inputs.iter().map(|(lane, _)| *lane));
                     match watched.promised.objective.promise {
                         Promise::Target { .. } => self.judge_windows(place, due, out),
                         Promise::Rule { .. } => self.judge_rule(place, due, out),
                     }
                     let watched = &mut self.bound[b].watched[o];
                     let next = due + watched.promised.every();
-                    watched.next_end = (!watched.is_empty()).then_some(next);
+                    watched.next_end = (watched.alive > 0).then_some(next);
                 }
                 self.look_at_timers(place, due, out);
+            }
+            // What the next windows do not need.
+            for lane in judged {
+                let Lane { bundle, series, .. } = &self.bound[b].lanes[usize::from(lane)];
+                for index in series.values() {
+                    let panes = &mut self.series.get_mut_quietly(*index).panes;
+                    panes.forget_before(due - bundle.longest + bundle.every);
+                }
             }
             let until = self.bound[b].program.contract.spec.effective.until;
             if until.is_some_and(|until| until <= due) {
@@ -72,12 +83,12 @@ impl Application {
             return;
         };
         let window = Window { start: end - input.window, end };
-        let members = self.members(place);
+        let (slot, members) = self.members(place);
         let judged_by_chance = input.false_alarm.map(|rate| (rate, members.len()));
         let mut looks = Vec::with_capacity(members.len());
         for (key, index) in members {
-            if self.series.get(index).first < end {
-                let (summary, merged) = self.look(&promised, input, index, window, judged_by_chance);
+            if self.series.get(index).member(slot).first < end {
+                let (summary, merged) = self.look(&promised, input, (index, slot), window, judged_by_chance);
                 looks.push((key, index, summary, merged));
             }
         }
@@ -88,24 +99,19 @@ impl Application {
             let Summary { samples, value, detail, .. } = summary;
             let judged = Judged { window, value, samples, verdict, message, detail };
             let series = self.series.touch(index);
-            let last_data = series.last_data;
-            series.lifecycle.latest = Some(judged.latest());
-            let change = series.lifecycle.judge(&promised.objective, end, verdict, last_data);
+            let last_data = series.last_data(slot);
+            let lifecycle = &mut series.member_mut(slot).lifecycle;
+            lifecycle.latest = Some(judged.latest());
+            let change = lifecycle.judge(&promised.objective, end, verdict, last_data);
             let evidence = matches!(change, Some(Change::Opens { .. })).then(|| {
-                let shares = self.series.get(index).panes.shares(window.start, end);
+                let shares = self.series.get(index).panes.shares(slot, window.start, end);
                 self.evidence(&promised, &merged, &shares, &judged)
             });
             self.emit(place, &promised, &key, &judged, out);
-            self.change(place, &promised, &key, Holder::Series(index), judged, change, evidence, out);
-            self.leave(input, index, &merged, window);
-            self.drop_if_idle(place, index, end);
+            self.change(place, &promised, &key, Holder::Series(index, slot), judged, change, evidence, out);
+            self.leave(input, (index, slot), &merged, window);
+            self.drop_if_idle(place, (index, slot), end);
         }
-    }
-
-    /// The series of an input.
-    fn members(&self, place: Place) -> Vec<(SeriesKey, u32)> {
-        let watched = &self.bound[usize::from(place.bound)].watched[usize::from(place.objective)];
-        watched.inputs[usize::from(place.input)].iter().map(|(key, index)| (key.clone(), *index)).collect()
     }
 
     /// What a window of a series comes to, and its accumulator. Takes in the pane that has just closed.
@@ -113,23 +119,26 @@ impl Application {
         &mut self,
         promised: &Promised,
         input: &Input,
-        index: u32,
+        (index, slot): (u32, usize),
         window: Window,
         judged_by_chance: Option<(f64, usize)>,
     ) -> (Summary, Accumulator) {
         let series = self.series.touch(index);
         let closing = window.end - input.every;
-        if let (Some(memory), Some(pane)) = (&mut series.memory, series.panes.get(closing)) {
-            series.memory_dirty |= memory.close(pane, closing, window);
+        let member = series.members[slot].as_mut();
+        if let Some(Member { memory: Some(memory), memory_dirty, .. }) = member
+            && let Some(pane) = series.panes.get(slot, closing)
+        {
+            *memory_dirty |= memory.close(pane, closing, window);
         }
         let merged = if input.indicator.aggregate.is_detector() {
-            Accumulator::Values { n: series.panes.samples(window.start, window.end), values: Vec::new() }
+            Accumulator::Values { n: series.panes.samples(slot, window.start, window.end), values: Vec::new() }
         } else {
-            series.panes.merged(window.start, window.end, &input.gauge)
+            series.panes.merged(slot, window.start, window.end, &input.gauge)
         };
         let effort = judged_by_chance
             .map(|(rate, series_count)| Effort::new(rate, series_count, seed(promised, &series.key, window.end)));
-        let summary = match (&series.memory, &input.baseline, &merged) {
+        let summary = match (&series.member(slot).memory, &input.baseline, &merged) {
             (Some(memory), _, _) => memory.summary(input, &merged, window, effort),
             (None, Some(baseline), Accumulator::Distribution(distribution)) => {
                 drifted(input, &baseline.distribution, distribution, baseline.file.clone(), effort)
@@ -139,13 +148,12 @@ impl Application {
         (summary, merged)
     }
 
-    /// Lets go of what the next window does not need.
-    fn leave(&mut self, input: &Input, index: u32, merged: &Accumulator, window: Window) {
+    /// Takes in what the next window will not hold.
+    fn leave(&mut self, input: &Input, (index, slot): (u32, usize), merged: &Accumulator, window: Window) {
         let series = self.series.get_mut_quietly(index);
-        if let Some(memory) = &mut series.memory {
-            series.memory_dirty |= memory.leave(input, series.panes.get(window.start), merged, window);
+        if let Some(Member { memory: Some(memory), memory_dirty, .. }) = &mut series.members[slot] {
+            *memory_dirty |= memory.leave(input, series.panes.get(slot, window.start), merged, window);
         }
-        series.panes.forget_before(window.start + input.every);
     }
 
     fn judge_rule(&mut self, place: Place, end: Timestamp, out: &mut Outputs) {
@@ -161,11 +169,12 @@ impl Application {
         for (i, input) in promised.inputs.iter().enumerate() {
             longest = longest.max(input.window);
             let mut series = Vec::new();
-            for (key, index) in self.members(Place { input: i as u16, ..place }) {
-                members.push((i, index));
+            let (slot, of_input) = self.members(Place { input: i as u16, ..place });
+            for (key, index) in of_input {
+                members.push((i, (index, slot)));
                 let window = Window { start: end - input.window, end };
-                let (summary, merged) = self.look(&promised, input, index, window, None);
-                self.leave(input, index, &merged, window);
+                let (summary, merged) = self.look(&promised, input, (index, slot), window, None);
+                self.leave(input, (index, slot), &merged, window);
                 fault = fault.or_else(|| summary.fault.map(|fault| format!("input {}: {fault}", input.name)));
                 samples += summary.samples;
                 let Some(value) = summary.value else { continue };
@@ -205,7 +214,8 @@ impl Application {
             }
         };
         let judged = Judged { window, value, samples, verdict, message, detail: None };
-        let newest = members.iter().map(|(_, index)| self.series.get(*index).last_data).filter(|at| *at < end).max();
+        let newest = members.iter().map(|(_, (index, slot))| self.series.get(*index).last_data(*slot));
+        let newest = newest.filter(|at| *at < end).max();
         let state = self.bound[b].watched[o].rule.get_or_insert_default();
         state.last_data = state.last_data.max(newest);
         state.lifecycle.latest = Some(judged.latest());
@@ -220,29 +230,34 @@ impl Application {
         let key = SeriesKey::default();
         self.emit(place, &promised, &key, &judged, out);
         self.change(place, &promised, &key, Holder::Rule, judged, change, evidence, out);
-        for (i, index) in members {
-            self.drop_if_idle(Place { input: i as u16, ..place }, index, end);
+        for (i, member) in members {
+            self.drop_if_idle(Place { input: i as u16, ..place }, member, end);
         }
     }
 
     /// Judges one observation of an `each` objective.
     pub(super) fn judge_each(
         &mut self,
-        place: Place,
+        (bound, lane): (u16, u16),
         index: u32,
         source: SourceId,
         time: Timestamp,
         value: &Value<'_>,
         out: &mut Outputs,
     ) {
-        let (b, o) = (usize::from(place.bound), usize::from(place.objective));
+        let b = usize::from(bound);
+        // It has a bundle of its own.
+        let (objective, input) = self.bound[b].lanes[usize::from(lane)].bundle.members[0];
+        let place = Place { bound, objective, input };
+        let o = usize::from(objective);
         let promised = self.bound[b].watched[o].promised.clone();
         let Promise::Target { target, .. } = &promised.objective.promise else { return };
         let series = self.series.touch(index);
+        let lifecycle = &mut series.member_mut(0).lifecycle;
         let window = Window { start: time, end: time };
         let change = match target.holds(value) {
-            Some(true) => series.lifecycle.good_observation(time, promised.objective.hold_healthy),
-            Some(false) => series.lifecycle.breach(time, promised.objective.hold_open),
+            Some(true) => lifecycle.good_observation(time, promised.objective.hold_healthy),
+            Some(false) => lifecycle.breach(time, promised.objective.hold_open),
             None => {
                 out.counts.wrong_type += 1;
                 return;
@@ -252,8 +267,8 @@ impl Application {
         let verdict = if breached { Verdict::Breached } else { Verdict::Met };
         let value_kept = Some(Scalar(value.clone().into_owned()));
         let judged = Judged { window, value: value_kept, samples: 1, verdict, message: None, detail: None };
-        if series.lifecycle.latest.as_ref().is_none_or(|latest| latest.at <= time) {
-            series.lifecycle.latest = Some(judged.latest());
+        if lifecycle.latest.as_ref().is_none_or(|latest| latest.at <= time) {
+            lifecycle.latest = Some(judged.latest());
         }
         let key = series.key.clone();
         if breached {
@@ -266,8 +281,10 @@ impl Application {
             let share = Share { source, samples: 1, misses: 1, sum };
             self.evidence(&promised, &Accumulator::Count { n: 1 }, &[share], &judged)
         });
-        self.change(place, &promised, &key, Holder::Series(index), judged, change, evidence, out);
-        if let Some(due) = self.series.get(index).lifecycle.open().and_then(|open| each_due(&promised, open, time)) {
+        self.change(place, &promised, &key, Holder::Series(index, 0), judged, change, evidence, out);
+        if let Some(due) =
+            self.series.get(index).member(0).lifecycle.open().and_then(|open| each_due(&promised, open, time))
+        {
             self.bound[b].watched[o].timers.insert((due, key));
             self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
         }
@@ -278,12 +295,14 @@ impl Application {
         let (b, o) = (usize::from(place.bound), usize::from(place.objective));
         while let Some((at, key)) = self.bound[b].watched[o].timers.first().cloned().filter(|(at, _)| *at <= due) {
             self.bound[b].watched[o].timers.remove(&(at, key.clone()));
-            let Some(index) = self.bound[b].watched[o].inputs[0].get(&key).copied() else { continue };
+            let (lane, _) = self.bound[b].watched[o].inputs[0];
+            let Some(index) = self.bound[b].lanes[usize::from(lane)].series.get(&key).copied() else { continue };
             let promised = self.bound[b].watched[o].promised.clone();
             let series = self.series.touch(index);
             let last_data = series.last_data;
-            let Some(open) = series.lifecycle.open() else {
-                if !self.drop_if_idle(place, index, due) {
+            let lifecycle = &mut series.member_mut(0).lifecycle;
+            let Some(open) = lifecycle.open() else {
+                if !self.drop_if_idle(place, (index, 0), due) {
                     self.bound[b].watched[o].timers.insert((last_data + IDLE, key));
                 }
                 continue;
@@ -291,15 +310,15 @@ impl Application {
             let healthy = open.healthy_since.is_some() && open.last_breach + promised.objective.hold_healthy <= due;
             let stale = last_data + promised.objective.stale_after <= due;
             let change = match (healthy, stale) {
-                (true, _) => series.lifecycle.resolve(Resolution::Met),
-                (false, true) => series.lifecycle.resolve(Resolution::Stale),
+                (true, _) => lifecycle.resolve(Resolution::Met),
+                (false, true) => lifecycle.resolve(Resolution::Stale),
                 (false, false) => None,
             };
-            let next = match series.lifecycle.open().and_then(|open| each_due(&promised, open, last_data)) {
+            let next = match lifecycle.open().and_then(|open| each_due(&promised, open, last_data)) {
                 Some(next) if next > due => next,
                 _ => (last_data + IDLE).max(due + Span::seconds(1)),
             };
-            let latest = series.lifecycle.latest.clone();
+            let latest = lifecycle.latest.clone();
             self.bound[b].watched[o].timers.insert((next, key.clone()));
             let judged = Judged {
                 window: Window { start: due, end: due },
@@ -309,7 +328,7 @@ impl Application {
                 message: None,
                 detail: None,
             };
-            self.change(place, &promised, &key, Holder::Series(index), judged, change, None, out);
+            self.change(place, &promised, &key, Holder::Series(index, 0), judged, change, None, out);
         }
     }
 
@@ -360,7 +379,7 @@ impl Application {
                 let id = promised.violation_id(key, at);
                 let open = Open { id, since, opened: at, last_breach: at, healthy_since: None };
                 match holder {
-                    Holder::Series(index) => self.series.touch(index).lifecycle.opened(open),
+                    Holder::Series(index, slot) => self.series.touch(index).member_mut(slot).lifecycle.opened(open),
                     Holder::Rule => {
                         let watched = &mut self.bound[usize::from(place.bound)].watched[usize::from(place.objective)];
                         watched.rule.get_or_insert_default().lifecycle.opened(open);
@@ -427,13 +446,13 @@ impl Application {
         }
         for input in 0..promised.inputs.len() {
             let place = Place { input: input as u16, ..place };
-            let members = std::mem::take(&mut self.bound[b].watched[o].inputs[input]);
+            let (slot, members) = self.members(place);
             for (key, index) in members {
-                let series = self.series.touch(index);
-                let judged = silent(series.lifecycle.latest.clone());
-                let change = series.lifecycle.resolve(why);
-                self.change(place, &promised, &key, Holder::Series(index), judged, change, None, out);
-                self.forget_series(place, index);
+                let lifecycle = &mut self.series.touch(index).member_mut(slot).lifecycle;
+                let judged = silent(lifecycle.latest.clone());
+                let change = lifecycle.resolve(why);
+                self.change(place, &promised, &key, Holder::Series(index, slot), judged, change, None, out);
+                self.forget_member(place, (index, slot));
             }
         }
         let watched = &mut self.bound[b].watched[o];
@@ -470,33 +489,47 @@ impl Application {
         }
     }
 
-    fn drop_if_idle(&mut self, place: Place, index: u32, now: Timestamp) -> bool {
+    fn drop_if_idle(&mut self, place: Place, (index, slot): (u32, usize), now: Timestamp) -> bool {
         let series = self.series.get(index);
-        if series.lifecycle.open().is_some() || now.since(series.last_data) < IDLE {
+        if series.member(slot).lifecycle.open().is_some() || now.since(series.last_data(slot)) < IDLE {
             return false;
         }
-        self.bound[usize::from(place.bound)].watched[usize::from(place.objective)].inputs[usize::from(place.input)]
-            .remove(&self.series.get(index).key.clone());
-        self.forget_series(place, index);
+        self.forget_member(place, (index, slot));
         true
     }
 
-    fn forget_series(&mut self, place: Place, index: u32) {
+    /// Drops one input's part of a series, and the series with its last part.
+    fn forget_member(&mut self, place: Place, (index, slot): (u32, usize)) {
         self.forget_routes();
-        if let Some(series) = self.series.remove(index) {
-            let promised = &self.bound[usize::from(place.bound)].watched[usize::from(place.objective)].promised;
-            if self.series.keep {
-                let input = promised.inputs[usize::from(place.input)].name.clone();
-                self.forgotten.push((promised.contract.clone(), promised.objective.name.clone(), input, series.key));
-            }
+        let bound = &mut self.bound[usize::from(place.bound)];
+        let watched = &mut bound.watched[usize::from(place.objective)];
+        let keep = self.series.keep;
+        let series = self.series.touch(index);
+        let lane = &mut bound.lanes[usize::from(series.lane)];
+        let Some(member) = series.members[slot].take() else { return };
+        watched.alive -= 1;
+        if keep && member.memory.is_some() {
+            let promised = &watched.promised;
+            let input = promised.inputs[usize::from(place.input)].name.clone();
+            let key = series.key.clone();
+            self.forgotten.push((promised.contract.clone(), promised.objective.name.clone(), input, key));
         }
+        let gauge = &lane.bundle.inputs[slot].gauge;
+        series.panes.0.iter_mut().for_each(|pane| pane.forget(slot, gauge));
+        series.settle();
+        if series.alive() == 0 {
+            lane.series.remove(&series.key);
+            lane.chunks.leave(series.chunk);
+            self.series.remove(index);
+        }
+        self.series.live -= 1;
     }
 }
 
 /// Who holds the lifecycle.
 #[derive(Clone, Copy)]
 enum Holder {
-    Series(u32),
+    Series(u32, usize),
     Rule,
 }
 

@@ -74,7 +74,7 @@ impl Application {
             if !passed {
                 self.slices.add(route.slice, attribute, value, report.time, self.watermark);
             }
-            if !passed && let Some(sight) = self.lanes.sight(attribute) {
+            if !passed && let Some(sight) = self.attributes.sight(attribute) {
                 let observed = Observed::Value(value);
                 self.count_all(route, sight, &Sighting { dimensions, time: report.time, observed }, limits, out);
             }
@@ -134,8 +134,7 @@ impl Application {
         out.counts.observations += 1;
         let mut late = false;
         for target in targets {
-            let place = self.lanes.lanes[usize::from(target.lane)].place;
-            let program = &self.bound[usize::from(place.bound)].program;
+            let program = &self.bound[usize::from(target.bound)].program;
             let Some((matching, validator)) = &program.payload else { continue };
             let dimensions = report.dimensions();
             if matching.matches(&dimensions) {
@@ -172,7 +171,7 @@ impl Application {
                 let place = nth(relayed.metrics.iter().take(index), attribute);
                 if application.relays.count(&relayed.id, attribute, relayed.start, place) {
                     application.slices.add(route.slice, attribute, value, relayed.start, application.watermark);
-                    let Some(sight) = application.lanes.sight(attribute) else { continue };
+                    let Some(sight) = application.attributes.sight(attribute) else { continue };
                     let sighting = Sighting { dimensions, time: relayed.start, observed: Observed::Value(value) };
                     application.count_all(route, sight, &sighting, limits, out);
                 }
@@ -235,7 +234,7 @@ impl Application {
                 self.with_route(dimensions.digest(), &dimensions, |application, route| {
                     for (attribute, value) in &complete.metrics {
                         application.slices.add(route.slice, attribute, value, at, application.watermark);
-                        let Some(sight) = application.lanes.sight(attribute) else { continue };
+                        let Some(sight) = application.attributes.sight(attribute) else { continue };
                         let sighting = Sighting { dimensions, time: at, observed: Observed::Value(value) };
                         application.count_all(route, sight, &sighting, limits, out);
                     }

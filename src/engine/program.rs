@@ -7,10 +7,12 @@ use serde_json::Value as Json;
 use uuid::Uuid;
 
 use super::baseline::BaselineFile;
-use super::gauge::Gauge;
+use super::gauge::{Fence, Gauge};
 use super::memory::FileBaseline;
 use super::verdict::{SeriesKey, SeriesLabels};
-use crate::contract::{Aggregate, Baseline, Condition, Contract, Filter, Indicator, Level, Loaded, Objective};
+use crate::contract::{
+    Aggregate, Baseline, Condition, Contract, Effective, Filter, Indicator, Level, Loaded, Objective,
+};
 use crate::contract::{PREDICTION, Promise};
 use crate::policy::{self, Policies};
 use crate::time::{Span, Timestamp};
@@ -30,6 +32,89 @@ pub struct Program {
     pub payload: Option<(Filter, jsonschema::Validator)>,
     /// Its objectives.
     pub promises: Vec<Arc<Promised>>,
+    /// Their inputs, those that are counted together in one.
+    pub bundles: Vec<Arc<Bundle>>,
+}
+
+/// Inputs that see the same observations in panes of the same width: they are counted together, in
+/// one series with one pane for all and an accumulator for each.
+#[derive(Debug)]
+pub struct Bundle {
+    /// The inputs...
+    pub inputs: Vec<Arc<Input>>,
+    /// ...and of each its objective and its number there. Slots number both.
+    pub members: Vec<(u16, u16)>,
+    /// What numbers are held against, by slot.
+    pub fences: Vec<Fence>,
+    /// A bit for each slot.
+    pub all: u32,
+    /// Whether every input takes numbers.
+    pub takes_numbers: bool,
+    /// Width of the panes; zero for `each`.
+    pub every: Span,
+    /// The longest window.
+    pub longest: Span,
+    /// When the contract is in force.
+    pub effective: Effective,
+    /// Digest of what is measured by which objective: state is stored under it.
+    pub digest: String,
+}
+
+/// Inputs of one bundle at most: slots are bits.
+const BUNDLE_MAX: usize = 32;
+
+impl Bundle {
+    fn new(contract: &Contract, promises: &[Arc<Promised>], members: Vec<(u16, u16)>) -> Bundle {
+        let promised = |member: &(u16, u16)| &promises[usize::from(member.0)];
+        let inputs: Vec<_> = members.iter().map(|m| promised(m).inputs[usize::from(m.1)].clone()).collect();
+        let named = members.iter().zip(&inputs);
+        let named: Vec<String> = named
+            .map(|(member, input)| {
+                let promised = promised(member);
+                format!("{}\u{1f}{}\u{1f}{}", promised.objective.name, input.name, promised.measure)
+            })
+            .collect();
+        Bundle {
+            fences: inputs.iter().map(|input| input.gauge.fence()).collect(),
+            all: u32::MAX >> (BUNDLE_MAX - members.len()),
+            takes_numbers: inputs.iter().all(|input| input.gauge.takes_numbers()),
+            every: inputs[0].every,
+            longest: inputs.iter().map(|input| input.window).fold(Span::ZERO, Span::max),
+            effective: contract.spec.effective,
+            digest: format!("{:016x}", xxhash_rust::xxh3::xxh3_64(named.join("\u{1e}").as_bytes())),
+            inputs,
+            members,
+        }
+    }
+
+    /// The inputs of a contract, together where that can be.
+    fn all_of(contract: &Contract, promises: &[Arc<Promised>]) -> Vec<Arc<Bundle>> {
+        let mut bundles: Vec<Vec<(u16, u16)>> = Vec::new();
+        let input = |(objective, input): (u16, u16)| &*promises[usize::from(objective)].inputs[usize::from(input)];
+        for (o, promised) in promises.iter().enumerate() {
+            for i in 0..promised.inputs.len() {
+                let member = (o as u16, i as u16);
+                let fits = |bundle: &&mut Vec<(u16, u16)>| {
+                    bundle.len() < BUNDLE_MAX && input(bundle[0]).goes_with(input(member))
+                };
+                match bundles.iter_mut().find(fits) {
+                    Some(bundle) => bundle.push(member),
+                    None => bundles.push(vec![member]),
+                }
+            }
+        }
+        bundles.into_iter().map(|members| Arc::new(Bundle::new(contract, promises, members))).collect()
+    }
+
+    /// What series are split by.
+    pub fn group_by(&self) -> &[String] {
+        &self.inputs[0].indicator.group_by
+    }
+}
+
+/// The slots of a mask.
+pub(super) fn slots(mask: u32) -> impl Iterator<Item = usize> {
+    (0..BUNDLE_MAX).filter(move |slot| mask & (1 << slot) != 0)
 }
 
 /// One objective, made ready to run.
@@ -105,6 +190,24 @@ impl Feed {
 }
 
 impl Input {
+    /// Whether two see the same observations in the same panes, and are judged at the same times.
+    fn goes_with(&self, other: &Input) -> bool {
+        let plain = |input: &Input| {
+            // Inputs of rules have names: rules may be judged at other times.
+            input.feed == Feed::Metric
+                && input.name.is_empty()
+                && input.every > Span::ZERO
+                && input.indicator.across.is_none()
+        };
+        let (a, b) = (&self.indicator, &other.indicator);
+        plain(self)
+            && plain(other)
+            && self.every == other.every
+            && a.attribute == b.attribute
+            && a.filter == b.filter
+            && a.group_by == b.group_by
+    }
+
     /// Whether it is the age of the newest report.
     pub fn is_freshness(&self) -> bool {
         self.feed == Feed::Freshness
@@ -144,8 +247,9 @@ impl Program {
         }
         let (policies, _) = policies.zip(loaded.contract.as_ref())?;
         let promise = |objective| Arc::new(Promised::new(&contract, objective, &baselines));
-        let promises = contract.spec.objectives.iter().map(promise).collect();
-        Some(Program { contract, policies, files, payload, promises })
+        let promises: Vec<_> = contract.spec.objectives.iter().map(promise).collect();
+        let bundles = Bundle::all_of(&contract, &promises);
+        Some(Program { contract, policies, files, payload, promises, bundles })
     }
 
     /// The contract's name.

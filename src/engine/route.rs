@@ -1,29 +1,69 @@
 //! Which series a report's observations belong to: found once for each combination of
 //! stage, instance and labels, then looked up by one hash.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
-use super::application::{Bound, Place};
+use super::application::Bound;
 use super::pane::SourceId;
-use super::program::{Feed, Input};
+use super::program::{Bundle, Feed};
 use super::verdict::SeriesKey;
-use crate::contract::Effective;
 use crate::report::Dimensions;
 use crate::time::Timestamp;
 
 const ROUTES_MAX: usize = 100_000;
 
-/// One input of one objective, with all at hand that counting needs; routes name it by number.
+/// A bundle of a contract as it is bound to an application: the series that are counted for it.
 pub(super) struct Lane {
-    pub input: Arc<Input>,
-    /// When the contract is in force.
-    pub effective: Effective,
+    pub bundle: Arc<Bundle>,
     /// Start of the pane that the newest observation fell into.
     pub pane: Timestamp,
-    pub place: Place,
+    pub series: BTreeMap<SeriesKey, u32>,
+    pub chunks: Chunks,
+}
+
+/// Series are stored some together.
+#[derive(Default)]
+pub(super) struct Chunks {
+    /// How many series each has.
+    sizes: Vec<u8>,
+    /// Those that lost a series since the last snapshot.
+    pub changed: Vec<u32>,
+}
+
+/// Series of a chunk.
+const CHUNK_MAX: u8 = 64;
+
+impl Chunks {
+    /// A chunk with room for one more series.
+    pub fn take(&mut self) -> u32 {
+        let chunk = self.sizes.iter().position(|size| *size < CHUNK_MAX).unwrap_or(self.sizes.len());
+        self.put(chunk as u32);
+        chunk as u32
+    }
+
+    /// Counts a series that is in a chunk.
+    pub fn put(&mut self, chunk: u32) {
+        let at = chunk as usize;
+        self.sizes.resize(self.sizes.len().max(at + 1), 0);
+        self.sizes[at] = self.sizes[at].saturating_add(1);
+    }
+
+    /// A series is gone.
+    pub fn leave(&mut self, chunk: u32) {
+        let size = &mut self.sizes[chunk as usize];
+        *size = size.saturating_sub(1);
+        self.changed.push(chunk);
+    }
+}
+
+impl Lane {
+    pub fn new(bundle: Arc<Bundle>) -> Lane {
+        Lane { bundle, pane: Timestamp::MAX, series: BTreeMap::new(), chunks: Chunks::default() }
+    }
 }
 
 /// Where the observations of one (stage, instance, labels) go. There are many, so they are small.
@@ -51,6 +91,7 @@ pub(super) enum Sight {
 pub(super) struct Target {
     /// [`UNKNOWN`] until the first observation came.
     pub series: u32,
+    pub bound: u16,
     pub lane: u16,
     /// Where the instance stood last among the shares of a pane.
     pub share: u16,
@@ -60,66 +101,54 @@ pub(super) struct Target {
 pub(super) const UNKNOWN: u32 = u32::MAX;
 
 /// The group of `disparity` that an observation belongs to.
-pub(super) fn part_of<'d>(input: &Input, dimensions: &Dimensions<'d>) -> &'d str {
-    input.indicator.across.as_ref().and_then(|label| dimensions.get(label)).unwrap_or("")
+pub(super) fn part_of<'d>(bundle: &Bundle, dimensions: &Dimensions<'d>) -> &'d str {
+    bundle.inputs[0].indicator.across.as_ref().and_then(|label| dimensions.get(label)).unwrap_or("")
 }
 
-/// The series of an input that an observation belongs to.
-pub(super) fn key_of(input: &Input, dimensions: &Dimensions<'_>) -> SeriesKey {
-    SeriesKey(input.indicator.group_by.iter().map(|label| dimensions.get(label).unwrap_or("").into()).collect())
+/// The series of a bundle that an observation belongs to.
+pub(super) fn key_of(bundle: &Bundle, dimensions: &Dimensions<'_>) -> SeriesKey {
+    SeriesKey(bundle.group_by().iter().map(|label| dimensions.get(label).unwrap_or("").into()).collect())
 }
 
-/// The lanes of an application, and the attributes that they are about.
+/// The attributes that the objectives of an application are about; routes know them by number.
 #[derive(Default)]
-pub(super) struct Lanes {
-    pub lanes: Vec<Lane>,
-    attributes: Vec<Box<str>>,
-}
+pub(super) struct Attributes(Vec<Box<str>>);
 
-impl Lanes {
-    pub fn of(bound: &[Bound]) -> Lanes {
-        let mut all = Lanes::default();
-        for (b, bound) in bound.iter().enumerate() {
-            for (o, watched) in bound.watched.iter().enumerate() {
-                for (i, input) in watched.promised.inputs.iter().enumerate() {
-                    let attribute = &*input.indicator.attribute;
-                    if input.feed == Feed::Metric && all.number(attribute).is_none() {
-                        all.attributes.push(attribute.into());
-                    }
-                    let place = Place { bound: b as u16, objective: o as u16, input: i as u16 };
-                    let effective = bound.program.contract.spec.effective;
-                    all.lanes.push(Lane { input: input.clone(), effective, pane: Timestamp::MAX, place });
-                }
+impl Attributes {
+    pub fn of(bound: &[Bound]) -> Attributes {
+        let mut all = Attributes::default();
+        for bundle in bound.iter().flat_map(|bound| &bound.program.bundles) {
+            let attribute = &*bundle.inputs[0].indicator.attribute;
+            if bundle.inputs[0].feed == Feed::Metric && all.sight(attribute).is_none() {
+                all.0.push(attribute.into());
             }
         }
         all
     }
 
-    /// The number of an attribute, if an objective is about it.
-    fn number(&self, attribute: &str) -> Option<u16> {
-        self.attributes.iter().position(|known| **known == *attribute).map(|number| number as u16)
-    }
-
-    /// An attribute, as routes know it.
+    /// An attribute, as routes know it, if an objective is about it.
     pub fn sight(&self, attribute: &str) -> Option<Sight> {
-        self.number(attribute).map(Sight::Attribute)
+        let number = self.0.iter().position(|known| **known == *attribute);
+        number.map(|number| Sight::Attribute(number as u16))
     }
 
     /// Where observations of these dimensions go.
     pub fn route(&self, bound: &[Bound], dimensions: &Dimensions<'_>, source: SourceId) -> Route {
-        let matching: Vec<bool> =
-            bound.iter().map(|bound| bound.program.contract.spec.scope.matching.matches(dimensions)).collect();
         let mut found: Vec<(Sight, Target)> = Vec::new();
-        for (number, lane) in self.lanes.iter().enumerate() {
-            if !matching[usize::from(lane.place.bound)] || !lane.input.indicator.filter.matches(dimensions) {
-                continue;
+        let matching = |(_, bound): &(usize, &Bound)| bound.program.contract.spec.scope.matching.matches(dimensions);
+        for (b, bound) in bound.iter().enumerate().filter(matching) {
+            for (number, lane) in bound.lanes.iter().enumerate() {
+                let input = &lane.bundle.inputs[0];
+                if !input.indicator.filter.matches(dimensions) {
+                    continue;
+                }
+                let sight = match input.feed {
+                    Feed::Metric => self.sight(&input.indicator.attribute),
+                    feed => Some(Sight::Own(feed)),
+                };
+                let target = Target { series: UNKNOWN, bound: b as u16, lane: number as u16, share: 0 };
+                found.extend(sight.map(|sight| (sight, target)));
             }
-            let sight = match lane.input.feed {
-                Feed::Metric => self.sight(&lane.input.indicator.attribute),
-                feed => Some(Sight::Own(feed)),
-            };
-            let target = Target { series: UNKNOWN, lane: number as u16, share: 0 };
-            found.extend(sight.map(|sight| (sight, target)));
         }
         let mut route = Route { source, ..Route::default() };
         let mut rest = &found[..];

@@ -4,18 +4,17 @@
 //! application. Written in one transaction with the position in the stream, it makes a restart
 //! the same as no restart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::action::Past;
 use super::aggregate::Accumulator;
-use super::application::{Application, IDLE, Place, RuleState, Series};
+use super::application::{Application, IDLE, Member, RuleState, Series, Slab, Sources};
 use super::graph::Graph;
 use super::lifecycle::Lifecycle;
-use super::pane::{Pane, Panes, Share};
+use super::pane::{Brought, OTHERS, Pane, SourceId};
 use super::predictions::Entry;
-use super::program::{Input, Promised};
 use super::relays::Relay;
 use super::requests::{self, StepRow, TruthRow};
 use super::slice::SliceRow;
@@ -29,12 +28,16 @@ use crate::time::{Span, Timestamp};
 pub struct Snapshot {
     /// A row for each application that changed.
     pub applications: Vec<ApplicationRow>,
-    /// Series that changed.
+    /// Contracts of which all earlier series, panes and memories are void: tenant, application, contract.
+    pub rewritten: Vec<[String; 3]>,
+    /// Series that changed, some together.
     pub series: Vec<SeriesRow>,
-    /// Series that were dropped: tenant, application, contract, objective, input, key.
-    pub forgotten: Vec<[String; 6]>,
-    /// Panes that changed.
+    /// Their panes that changed.
     pub panes: Vec<PaneRow>,
+    /// Memories that changed.
+    pub memories: Vec<MemoryRow>,
+    /// Memories that were dropped: tenant, application, contract, objective, input, key.
+    pub forgotten: Vec<[String; 6]>,
     /// Report ids that were noted.
     pub ids: Vec<IdRow>,
     /// Inferences, feedback and passed-on observations that were noted.
@@ -64,9 +67,45 @@ pub struct ApplicationRow {
     pub state: String,
 }
 
-/// A series and where its violation stands.
+/// Some series that are counted together for the same objectives, and where their violations stand.
 #[derive(Debug, Clone)]
 pub struct SeriesRow {
+    /// Whose.
+    pub tenant: String,
+    /// Which application.
+    pub application: String,
+    /// Which contract.
+    pub contract: String,
+    /// Digest of what is measured for which objectives.
+    pub bundle: String,
+    /// Which series of these.
+    pub chunk: u32,
+    /// JSON; [`standings`] tells what it says.
+    pub state: String,
+}
+
+/// Panes of the series of a [`SeriesRow`] that start at the same time.
+#[derive(Debug, Clone)]
+pub struct PaneRow {
+    /// Whose.
+    pub tenant: String,
+    /// Which application.
+    pub application: String,
+    /// Which contract.
+    pub contract: String,
+    /// Digest of what is measured for which objectives.
+    pub bundle: String,
+    /// Which series of these.
+    pub chunk: u32,
+    /// Where they start.
+    pub start: Timestamp,
+    /// JSON.
+    pub state: String,
+}
+
+/// What a series remembers beyond its panes.
+#[derive(Debug, Clone)]
+pub struct MemoryRow {
     /// Whose.
     pub tenant: String,
     /// Which application.
@@ -82,34 +121,36 @@ pub struct SeriesRow {
     /// JSON object of labels, for readers.
     pub labels: String,
     /// JSON.
-    pub state: String,
-    /// JSON; none where it did not change, or there is none.
-    pub memory: Option<String>,
+    pub memory: String,
 }
 
-/// A pane.
-#[derive(Debug, Clone)]
-pub struct PaneRow {
-    /// Whose.
-    pub tenant: String,
-    /// Which application.
-    pub application: String,
-    /// Which contract.
-    pub contract: String,
+/// Where a series of an objective stands, as a [`SeriesRow`] tells.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Standing {
     /// Which objective.
     pub objective: String,
     /// Which input of a rule; empty for a plain indicator.
     pub input: String,
-    /// Digest of what is measured; panes of an earlier definition are not mixed in.
-    pub measure: String,
-    /// JSON array of label values.
-    pub key: String,
-    /// Where it starts.
-    pub start: Timestamp,
-    /// Observations.
-    pub samples: u64,
-    /// JSON.
-    pub state: String,
+    /// Labels as a JSON object.
+    pub labels: serde_json::Value,
+    /// Where its violation stands.
+    pub lifecycle: Lifecycle,
+}
+
+/// What the state of a [`SeriesRow`] says, in the order of objectives and series.
+pub fn standings(state: &str) -> Result<Vec<Standing>, serde_json::Error> {
+    let ChunkState { objectives, labels, series } = serde_json::from_str(state)?;
+    let mut found = Vec::new();
+    for (slot, (objective, input)) in objectives.iter().enumerate() {
+        for SeriesState { key, members, .. } in &series {
+            if let Some(Some(member)) = members.get(slot) {
+                let labels = serde_json::to_value(SeriesLabels(&labels, key))?;
+                let (objective, input) = (objective.clone(), input.clone());
+                found.push(Standing { objective, input, labels, lifecycle: member.lifecycle.clone() });
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Report ids of an application, packed: 16 bytes of id and 8 bytes of time each.
@@ -173,25 +214,57 @@ struct ContractState {
     rules: BTreeMap<String, RuleState>,
 }
 
+/// Series that are stored together. Objective and input of each slot, the names of labels, series.
+#[derive(Serialize, Deserialize)]
+struct ChunkState {
+    objectives: Vec<(String, String)>,
+    labels: Vec<String>,
+    series: Vec<SeriesState>,
+}
+
 #[derive(Serialize, Deserialize)]
 struct SeriesState {
+    key: SeriesKey,
+    last_data: Timestamp,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    uneven: bool,
+    members: Vec<Option<MemberState>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct MemberState {
     first: Timestamp,
     last_data: Timestamp,
     lifecycle: Lifecycle,
 }
 
-#[derive(Serialize, Deserialize)]
-struct PaneState {
-    accumulator: Accumulator,
-    shares: Vec<(String, Share)>,
+/// Panes of one start. Names of instances; of each series the accumulators by slot, what instances
+/// brought, and how much of it missed.
+#[derive(Serialize)]
+struct PanesOut<'a> {
+    sources: Vec<&'a str>,
+    panes: Vec<(&'a SeriesKey, &'a [Accumulator], Vec<BroughtState>, &'a [u32])>,
 }
+
+#[derive(Deserialize)]
+struct PanesIn {
+    sources: Vec<String>,
+    panes: Vec<(SeriesKey, Box<[Accumulator]>, Vec<BroughtState>, Vec<u32>)>,
+}
+
+/// Place of the instance's name, slots, observations, sum.
+type BroughtState = (u32, u32, u32, f64);
 
 impl Snapshot {
     /// How many rows it has.
     pub fn rows(&self) -> usize {
-        let Snapshot { applications, series, panes, ids, joins, forgotten, slices, tallies, steps, truths } = self;
-        let state = applications.len() + series.len() + panes.len() + ids.len() + joins.len() + forgotten.len();
-        state + slices.len() + tallies.len() + steps.len() + truths.len()
+        let Snapshot {
+            applications, rewritten, series, panes, memories, forgotten, ids, joins, slices, tallies, ..
+        } = self;
+        let Snapshot { steps, truths, .. } = self;
+        let gone = rewritten.len() + forgotten.len();
+        let state = applications.len() + series.len() + panes.len() + memories.len() + ids.len() + joins.len();
+        gone + state + slices.len() + tallies.len() + steps.len() + truths.len()
     }
 }
 
@@ -242,54 +315,87 @@ impl Engine {
         Ok(())
     }
 
-    /// Takes back a series.
+    /// Takes back series. What objectives no longer measure is left out.
     pub fn restore_series(&mut self, row: &SeriesRow) -> Result<(), serde_json::Error> {
-        let state: SeriesState = serde_json::from_str(&row.state)?;
-        let key: SeriesKey = serde_json::from_str(&row.key)?;
+        let ChunkState { objectives, series, .. } = serde_json::from_str(&row.state)?;
         let Some(application) = self.application_mut(&row.tenant, &row.application) else {
             return Ok(());
         };
-        let Some(place) = application.place(&row.contract, &row.objective, &row.input) else { return Ok(()) };
-        let memory = row.memory.as_deref().map(serde_json::from_str).transpose()?;
-        let index = application.series.insert(Series {
-            place,
-            key: key.clone(),
-            panes: Panes::default(),
-            first: state.first,
-            last_data: state.last_data,
-            lifecycle: state.lifecycle,
-            memory,
-            memory_dirty: false,
-            dirty: false,
-        });
-        let watched = &mut application.bound[usize::from(place.bound)].watched[usize::from(place.objective)];
-        if watched.promised.is_each() {
-            // A timer only makes the engine look; due times are computed anew then.
-            let soon = application.watermark + Span::from_micros(1);
-            let due =
-                if application.series.get(index).lifecycle.open().is_some() { soon } else { state.last_data + IDLE };
-            watched.timers.insert((due, key.clone()));
+        let Some(b) = application.bound_of(&row.contract) else { return Ok(()) };
+        let bound = &application.bound[b];
+        let homes: Vec<_> = objectives.iter().map(|(objective, input)| bound.home(objective, input)).collect();
+        let known = bound.lanes.iter().any(|lane| lane.bundle.digest == row.bundle);
+        for state in series {
+            let mut series = Series::new((0, 0, 0), state.key, homes.len(), state.last_data);
+            series.uneven = state.uneven;
+            for (member, state) in series.members.iter_mut().zip(state.members) {
+                *member = state.map(|state| Member {
+                    first: state.first,
+                    last_data: state.last_data,
+                    lifecycle: state.lifecycle,
+                    memory: None,
+                    memory_dirty: false,
+                });
+            }
+            application.restore_timers(b, &homes, &series);
+            application.adopt(b, &homes, series, known.then_some(row.chunk));
         }
-        watched.inputs[usize::from(place.input)].insert(key, index);
         application.next_due = application.find_next_due();
+        if !known && !application.rewritten.contains(&row.contract) {
+            application.dirty = true;
+            application.rewritten.push(row.contract.clone());
+            if let Some(place) = self.place(&row.tenant, &row.application) {
+                self.note_change(place);
+            }
+        }
         Ok(())
     }
 
-    /// Takes back a pane. Its series must have been restored before.
-    pub fn restore_pane(&mut self, row: &PaneRow) -> Result<(), serde_json::Error> {
-        let state: PaneState = serde_json::from_str(&row.state)?;
+    /// Takes back what a series remembers. It must have been restored before.
+    pub fn restore_memory(&mut self, row: &MemoryRow) -> Result<(), serde_json::Error> {
         let key: SeriesKey = serde_json::from_str(&row.key)?;
+        let memory = serde_json::from_str(&row.memory)?;
+        let Some(application) = self.application_mut(&row.tenant, &row.application) else { return Ok(()) };
+        let Some(b) = application.bound_of(&row.contract) else { return Ok(()) };
+        let bound = &application.bound[b];
+        let Some((lane, slot)) = bound.home(&row.objective, &row.input) else { return Ok(()) };
+        if let Some(index) = bound.lanes[usize::from(lane)].series.get(&key)
+            && let Some(member) = &mut application.series.get_mut_quietly(*index).members[usize::from(slot)]
+        {
+            member.memory = Some(Box::new(memory));
+        }
+        Ok(())
+    }
+
+    /// Takes back panes. Their series must have been restored before.
+    pub fn restore_panes(&mut self, row: &PaneRow) -> Result<(), serde_json::Error> {
+        let PanesIn { sources, panes } = serde_json::from_str(&row.state)?;
         let Some(application) = self.application_mut(&row.tenant, &row.application) else {
             return Ok(());
         };
-        let Some(place) = application.place(&row.contract, &row.objective, &row.input) else { return Ok(()) };
-        let watched = &application.bound[usize::from(place.bound)].watched[usize::from(place.objective)];
-        let Some(index) = watched.inputs[usize::from(place.input)].get(&key).copied() else { return Ok(()) };
-        let gauge = &watched.promised.inputs[usize::from(place.input)].gauge;
-        let shares = state.shares.into_iter();
-        let shares = shares.map(|(name, share)| Share { source: application.sources.number(&name), ..share }).collect();
-        let pane = application.series.get_mut_quietly(index).panes.at(row.start, gauge);
-        *pane = Pane { start: row.start, accumulator: state.accumulator, shares, dirty: false };
+        let Some(b) = application.bound_of(&row.contract) else { return Ok(()) };
+        let bound = &application.bound[b];
+        let Some(lane) = bound.lanes.iter().find(|lane| lane.bundle.digest == row.bundle) else { return Ok(()) };
+        // All objectives of a bundle are judged at the same times.
+        let next_end = |(objective, _): &(u16, u16)| bound.watched[usize::from(*objective)].next_end;
+        let needed_from = lane.bundle.members.iter().filter_map(next_end).min().map(|end| end - lane.bundle.longest);
+        if needed_from.is_none_or(|from| row.start < from) {
+            return Ok(());
+        }
+        let sources: Vec<_> = sources.iter().map(|name| application.sources.number(name)).collect();
+        for (key, accumulators, brought, misses) in panes {
+            let whole = accumulators.len() == lane.bundle.inputs.len();
+            let Some(index) = lane.series.get(&key).filter(|_| whole) else { continue };
+            let brought = brought.into_iter().map(|(source, taken, samples, sum)| Brought {
+                source: sources.get(source as usize).copied().unwrap_or(OTHERS),
+                taken,
+                samples,
+                sum,
+            });
+            let brought = brought.collect();
+            let pane = application.series.get_mut_quietly(*index).panes.at(row.start, &lane.bundle);
+            *pane = Pane { start: row.start, accumulators, brought, misses, dirty: false };
+        }
         Ok(())
     }
 
@@ -340,44 +446,50 @@ impl Engine {
             watched.tally.restore(row.start, row.counts, watermark);
         }
     }
-
-    /// The oldest pane start that open windows still need, by tenant, application, contract,
-    /// objective, input and measure;
-    /// for loading panes after [`Engine::restore_series`].
-    pub fn needed_from(&self) -> Vec<([String; 6], Timestamp)> {
-        let mut needed = Vec::new();
-        for application in self.applications.iter() {
-            for (promised, input, from) in application.needed_from() {
-                let key = [
-                    &*application.tenant,
-                    &*application.name,
-                    &promised.contract,
-                    &promised.objective.name,
-                    &input.name,
-                    &promised.measure,
-                ];
-                needed.push((key.map(str::to_owned), from));
-            }
-        }
-        needed.sort();
-        needed
-    }
 }
 
 impl Application {
-    fn place(&self, contract: &str, objective: &str, input: &str) -> Option<Place> {
-        let b = self.bound.iter().position(|bound| bound.program.name() == contract)?;
-        let o = self.bound[b].watched.iter().position(|watched| watched.promised.objective.name == objective)?;
-        let inputs = &self.bound[b].watched[o].promised.inputs;
-        let i = inputs.iter().position(|known| known.name == input)?;
-        Some(Place { bound: b as u16, objective: o as u16, input: i as u16 })
+    fn bound_of(&self, contract: &str) -> Option<usize> {
+        self.bound.iter().position(|bound| bound.program.name() == contract)
     }
 
-    fn needed_from(&self) -> impl Iterator<Item = (&Promised, &Input, Timestamp)> {
-        self.bound.iter().flat_map(|bound| &bound.watched).flat_map(|watched| {
+    /// Looks again at the series of `each` objectives. A timer only makes the engine look; due times
+    /// are computed anew then.
+    fn restore_timers(&mut self, b: usize, homes: &[Option<(u16, u16)>], series: &Series) {
+        let soon = self.watermark + Span::from_micros(1);
+        let bound = &mut self.bound[b];
+        for (member, home) in series.members.iter().zip(homes) {
+            let (Some(member), Some((lane, slot))) = (member, home) else { continue };
+            let (objective, _) = bound.lanes[usize::from(*lane)].bundle.members[usize::from(*slot)];
+            let watched = &mut bound.watched[usize::from(objective)];
+            if watched.promised.is_each() {
+                let due = if member.lifecycle.open().is_some() { soon } else { series.last_data + IDLE };
+                watched.timers.insert((due, series.key.clone()));
+            }
+        }
+    }
+
+    /// All that is stored of a contract's series is to be stored anew.
+    pub(super) fn rewrite(&mut self, b: usize) {
+        if !self.series.keep {
+            return;
+        }
+        let bound = &self.bound[b];
+        self.rewritten.push(bound.program.name().to_owned());
+        for index in bound.lanes.iter().flat_map(|lane| lane.series.values()) {
+            let series = self.series.touch(*index);
+            series.panes.0.iter_mut().for_each(|pane| pane.dirty = true);
+            series.members.iter_mut().flatten().for_each(|member| member.memory_dirty = true);
+        }
+    }
+
+    /// The oldest pane start that open windows still need.
+    fn needed_from(&self) -> Option<Timestamp> {
+        let needed = self.bound.iter().flat_map(|bound| &bound.watched).flat_map(|watched| {
             let windowed = watched.promised.inputs.iter().filter(|input| input.every > Span::ZERO);
-            windowed.filter_map(|input| Some((&*watched.promised, &**input, watched.next_end? - input.window)))
-        })
+            windowed.filter_map(|input| Some(watched.next_end? - input.window))
+        });
+        needed.min()
     }
 
     fn save(&mut self, limits: &Limits, snapshot: &mut Snapshot) {
@@ -390,57 +502,13 @@ impl Application {
             tenant: tenant.clone(),
             application: application.clone(),
             clock: self.clock,
-            needed_from: self.needed_from().map(|(.., from)| from).min().unwrap_or(self.clock),
+            needed_from: self.needed_from().unwrap_or(self.clock),
             state: json(&self.state(limits)),
         });
         for (contract, objective, input, key) in std::mem::take(&mut self.forgotten) {
             snapshot.forgotten.push([tenant.clone(), application.clone(), contract, objective, input, json(&key)]);
         }
-        for index in self.series.take_changed() {
-            let series = self.series.get_mut_quietly(index);
-            let changed = std::mem::take(&mut series.memory_dirty);
-            let memory = series.memory.as_ref().filter(|_| changed).map(json);
-            let series = self.series.get(index);
-            let watched = &self.bound[usize::from(series.place.bound)].watched[usize::from(series.place.objective)];
-            let promised = watched.promised.clone();
-            let input = &promised.inputs[usize::from(series.place.input)];
-            let row = SeriesRow {
-                tenant: tenant.clone(),
-                application: application.clone(),
-                contract: promised.contract.clone(),
-                objective: promised.objective.name.clone(),
-                input: input.name.clone(),
-                key: json(&series.key),
-                labels: json(&SeriesLabels(&input.indicator.group_by, &series.key)),
-                state: json(&SeriesState {
-                    first: series.first,
-                    last_data: series.last_data,
-                    lifecycle: series.lifecycle.clone(),
-                }),
-                memory,
-            };
-            let mut panes = std::mem::take(&mut self.series.get_mut_quietly(index).panes);
-            for pane in &mut panes.0 {
-                if !std::mem::take(&mut pane.dirty) {
-                    continue;
-                }
-                let shares = pane.shares.iter().map(|share| (self.sources.name(share.source).to_owned(), *share));
-                snapshot.panes.push(PaneRow {
-                    tenant: tenant.clone(),
-                    application: application.clone(),
-                    contract: row.contract.clone(),
-                    objective: row.objective.clone(),
-                    input: row.input.clone(),
-                    measure: promised.measure.clone(),
-                    key: row.key.clone(),
-                    start: pane.start,
-                    samples: pane.accumulator.samples(),
-                    state: json(&PaneState { accumulator: pane.accumulator.clone(), shares: shares.collect() }),
-                });
-            }
-            self.series.get_mut_quietly(index).panes = panes;
-            snapshot.series.push(row);
-        }
+        self.save_series(snapshot);
         let fresh = self.seen.take_fresh();
         if let Some(newest) = fresh.iter().map(|(_, time)| *time).max() {
             let mut ids = Vec::with_capacity(fresh.len() * 24);
@@ -481,6 +549,104 @@ impl Application {
         }
     }
 
+    /// The series, panes and memories that changed; what is stored together is written whole.
+    fn save_series(&mut self, snapshot: &mut Snapshot) {
+        let (tenant, application) = (self.tenant.to_string(), self.name.to_string());
+        for contract in std::mem::take(&mut self.rewritten) {
+            if let Some(b) = self.bound_of(&contract) {
+                // It may have been asked for by a restart, which touches nothing.
+                self.rewrite(b);
+            }
+            snapshot.rewritten.push([tenant.clone(), application.clone(), contract]);
+        }
+        self.rewritten.clear();
+        let mut changed: BTreeSet<(u16, u16, u32)> = BTreeSet::new();
+        for index in self.series.take_changed() {
+            let series = self.series.get(index);
+            changed.insert((series.bound, series.lane, series.chunk));
+        }
+        for (b, bound) in self.bound.iter_mut().enumerate() {
+            for (l, lane) in bound.lanes.iter_mut().enumerate() {
+                changed.extend(lane.chunks.changed.drain(..).map(|chunk| (b as u16, l as u16, chunk)));
+            }
+        }
+        let mut changed = changed.into_iter().peekable();
+        while let Some((b, l, _)) = changed.peek().copied() {
+            let bound = &self.bound[usize::from(b)];
+            let lane = &bound.lanes[usize::from(l)];
+            let mut chunks: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+            while let Some((.., chunk)) = changed.next_if(|next| (next.0, next.1) == (b, l)) {
+                chunks.insert(chunk, Vec::new());
+            }
+            for index in lane.series.values() {
+                if let Some(chunk) = chunks.get_mut(&self.series.get(*index).chunk) {
+                    chunk.push(*index);
+                }
+            }
+            let promised = |member: &(u16, u16)| &*bound.watched[usize::from(member.0)].promised;
+            let names = |member: &(u16, u16)| {
+                let promised = promised(member);
+                (promised.objective.name.clone(), promised.inputs[usize::from(member.1)].name.clone())
+            };
+            let objectives: Vec<_> = lane.bundle.members.iter().map(names).collect();
+            let contract = bound.program.name().to_owned();
+            let bundle = &lane.bundle;
+            for (chunk, indices) in chunks {
+                let mut starts = BTreeSet::new();
+                for index in &indices {
+                    let series = self.series.get_mut_quietly(*index);
+                    starts.extend(series.panes.0.iter().filter(|pane| pane.dirty).map(|pane| pane.start));
+                    for (slot, member) in series.members.iter_mut().enumerate() {
+                        let Some(member) = member else { continue };
+                        let changed = std::mem::take(&mut member.memory_dirty);
+                        let Some(memory) = member.memory.as_ref().filter(|_| changed) else { continue };
+                        let (objective, input) = objectives[slot].clone();
+                        snapshot.memories.push(MemoryRow {
+                            tenant: tenant.clone(),
+                            application: application.clone(),
+                            contract: contract.clone(),
+                            objective,
+                            input,
+                            key: json(&series.key),
+                            labels: json(&SeriesLabels(bundle.group_by(), &series.key)),
+                            memory: json(memory),
+                        });
+                    }
+                }
+                let states = indices.iter().map(|index| SeriesState::of(self.series.get(*index)));
+                let state = ChunkState {
+                    objectives: objectives.clone(),
+                    labels: bundle.group_by().to_vec(),
+                    series: states.collect(),
+                };
+                snapshot.series.push(SeriesRow {
+                    tenant: tenant.clone(),
+                    application: application.clone(),
+                    contract: contract.clone(),
+                    bundle: bundle.digest.clone(),
+                    chunk,
+                    state: json(&state),
+                });
+                for start in starts {
+                    let state = panes_of(&self.series, &self.sources, &indices, start);
+                    snapshot.panes.push(PaneRow {
+                        tenant: tenant.clone(),
+                        application: application.clone(),
+                        contract: contract.clone(),
+                        bundle: bundle.digest.clone(),
+                        chunk,
+                        start,
+                        state,
+                    });
+                }
+                for index in indices {
+                    let series = self.series.get_mut_quietly(index);
+                    series.panes.0.iter_mut().for_each(|pane| pane.dirty = false);
+                }
+            }
+        }
+    }
+
     fn state(&self, limits: &Limits) -> ApplicationState {
         let contracts = self.bound.iter().map(|bound| {
             let named = |watched: &super::application::Watched| watched.promised.objective.name.clone();
@@ -501,6 +667,44 @@ impl Application {
             contracts: contracts.collect(),
         }
     }
+}
+
+impl SeriesState {
+    fn of(series: &Series) -> SeriesState {
+        let members = (0..series.members.len()).map(|slot| {
+            series.members[slot].as_ref().map(|member| MemberState {
+                first: member.first,
+                last_data: series.last_data(slot),
+                lifecycle: member.lifecycle.clone(),
+            })
+        });
+        SeriesState {
+            key: series.key.clone(),
+            last_data: series.last_data,
+            uneven: series.uneven,
+            members: members.collect(),
+        }
+    }
+}
+
+/// The panes of these series that start at a time, as JSON.
+fn panes_of(slab: &Slab, names: &Sources, indices: &[u32], start: Timestamp) -> String {
+    let mut out = PanesOut { sources: Vec::new(), panes: Vec::new() };
+    let mut places: BTreeMap<SourceId, u32> = BTreeMap::new();
+    for index in indices {
+        let series = slab.get(*index);
+        let Some(pane) = series.panes.0.iter().find(|pane| pane.start == start) else { continue };
+        let brought = pane.brought.iter().map(|brought| {
+            let place = *places.entry(brought.source).or_insert_with(|| {
+                out.sources.push(names.name(brought.source));
+                out.sources.len() as u32 - 1
+            });
+            (place, brought.taken, brought.samples, brought.sum)
+        });
+        let brought = brought.collect();
+        out.panes.push((&series.key, &pane.accumulators, brought, &pane.misses));
+    }
+    json(&out)
 }
 
 fn json(value: &impl Serialize) -> String {

@@ -7,9 +7,9 @@ use serde_json::Value as Json;
 use super::context::Context;
 use super::{ExplainError, Result};
 use crate::contract::Filter;
-use crate::engine::Sums;
+use crate::engine::{Standing, Sums};
 use crate::report::{Dimensions, Text};
-use crate::store::{Asked, AskedRow};
+use crate::store::{Asked, AskedRow, StoreError};
 use crate::time::{Span, Timestamp};
 
 pub(super) const HOUR: Span = Span::seconds(3_600);
@@ -36,6 +36,19 @@ pub(super) struct Of<'a> {
 pub(super) fn labels_of(slice: &Json) -> Labels {
     let pairs = slice.as_object().into_iter().flatten();
     pairs.map(|(name, value)| (name.clone(), value.as_str().unwrap_or_default().to_owned())).collect()
+}
+
+/// Contract and standing of the series that a question finds, whatever the objective, in the order of labels.
+pub(super) async fn standings(context: &mut Context<'_>, asked: Asked) -> Result<Vec<(String, Standing)>> {
+    let mut found = Vec::new();
+    for row in context.ask(asked).await? {
+        let contract = row.text("contract")?;
+        let unreadable = |error| StoreError::Unreadable { table: "series", error };
+        let of_row = crate::engine::standings(&row.text("state")?).map_err(unreadable)?;
+        found.extend(of_row.into_iter().map(|one| (contract.clone(), one)));
+    }
+    found.sort_by_cached_key(|(contract, one)| (contract.clone(), one.objective.clone(), one.labels.to_string()));
+    Ok(found)
 }
 
 fn sums_of(row: &AskedRow) -> Result<Sums> {

@@ -5,7 +5,7 @@ use serde_json::{Value as Json, json};
 use super::context::Context;
 use super::{Answer, ExplainError, Result};
 use crate::contract::{Condition, Objective};
-use crate::engine::{Latest, Lifecycle, short, short_value};
+use crate::engine::{Latest, short, short_value};
 use crate::store::Asked;
 
 pub(super) async fn answer(mut context: Context<'_>) -> Result<Answer> {
@@ -59,16 +59,16 @@ async fn now(
     objective: &Objective,
     sentences: &mut Vec<String>,
 ) -> Result<Vec<Json>> {
-    let sql = "SELECT labels, state FROM series WHERE contract = $1 AND objective = $2 AND input = '' ORDER BY labels LIMIT 2000";
-    let rows =
-        context.ask(Asked::new("where series stand", sql, [contract.into(), objective.name.as_str().into()])).await?;
+    let sql = "SELECT contract, state FROM series WHERE contract = $1 ORDER BY bundle, chunk LIMIT 2000";
+    let mut series = super::facts::standings(context, Asked::new("where series stand", sql, [contract.into()])).await?;
+    series.retain(|(_, one)| one.objective == objective.name && one.input.is_empty());
+    let judged = !series.is_empty();
     let (mut table, mut found, mut broken) = (Vec::new(), Vec::new(), 0);
-    for row in &rows {
-        let lifecycle: Option<Lifecycle> = serde_json::from_value(row.json("state")?["lifecycle"].clone()).ok();
-        let Some(Latest { at, verdict, value: Some(value), samples, .. }) = lifecycle.and_then(|l| l.latest) else {
+    for (_, one) in series {
+        let Some(Latest { at, verdict, value: Some(value), samples, .. }) = one.lifecycle.latest else {
             continue;
         };
-        let labels = context.pairs(&super::facts::labels_of(&row.json("labels")?));
+        let labels = context.pairs(&super::facts::labels_of(&one.labels));
         let change = value.0.as_number().zip(objective.target()).and_then(|(value, target)| nearest(value, target));
         broken += usize::from(change.is_some());
         table.push(vec![
@@ -83,7 +83,7 @@ async fn now(
     }
     let target = objective.target().map_or_else(|| "what its rule says".to_owned(), ToString::to_string);
     sentences.push(match (found.len(), broken) {
-        (0, _) if rows.is_empty() => {
+        (0, _) if !judged => {
             format!("{contract}/{} has not been judged yet; it is to be {target}.", objective.name)
         }
         (0, _) => format!("The newest window of {contract}/{} has no value; it is to be {target}.", objective.name),

@@ -206,11 +206,11 @@ fn groups(context: &mut Context<'_>, pairs: &[Fact], sentences: &mut Vec<String>
 
 /// Where the drift objectives of the application's contracts stand.
 async fn drift(context: &mut Context<'_>, of: &Of<'_>, sentences: &mut Vec<String>, evidence: &mut Json) -> Result<()> {
-    let sql = "SELECT contract, objective, labels, state FROM series WHERE tenant = $1 AND application = $2 AND input = '' \
-               ORDER BY contract, objective, labels LIMIT 2000";
-    let rows = context.ask(Asked::new("where series stand", sql, [of.tenant.into(), of.application.into()])).await?;
+    let sql = "SELECT contract, state FROM series WHERE tenant = $1 AND application = $2 ORDER BY contract, bundle, chunk LIMIT 2000";
+    let asked = Asked::new("where series stand", sql, [of.tenant.into(), of.application.into()]);
+    let series = super::facts::standings(context, asked).await?;
     let mut drifting: BTreeMap<(String, String), bool> = BTreeMap::new();
-    let contracts = rows.iter().map(|row| row.text("contract")).collect::<std::result::Result<BTreeSet<_>, _>>()?;
+    let contracts: BTreeSet<_> = series.iter().map(|(contract, _)| contract.clone()).collect();
     for name in &contracts {
         let Some(version) = context.store.contract(name).await? else { continue };
         let Some(contract) = crate::contract::load(&version.origin, &version.source).contract else { continue };
@@ -223,14 +223,14 @@ async fn drift(context: &mut Context<'_>, of: &Of<'_>, sentences: &mut Vec<Strin
         }
     }
     let (mut table, mut found) = (Vec::new(), Vec::new());
-    for row in &rows {
-        let key = (row.text("contract")?, row.text("objective")?);
-        if drifting.get(&key) != Some(&true) {
+    for (contract, one) in series {
+        let key = (contract, one.objective);
+        if !one.input.is_empty() || drifting.get(&key) != Some(&true) {
             continue;
         }
-        let latest = row.json("state")?["lifecycle"]["latest"].clone();
+        let latest = serde_json::to_value(&one.lifecycle.latest).unwrap_or_default();
         let verdict = latest["verdict"].as_str().unwrap_or("no_data").to_owned();
-        let series = context.pairs(&super::facts::labels_of(&row.json("labels")?));
+        let series = context.pairs(&super::facts::labels_of(&one.labels));
         table.push(vec![
             format!("{}/{}", key.0, key.1),
             series.join(", "),

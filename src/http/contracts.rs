@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::{App, Problem};
 use crate::contract::{self, Finding};
-use crate::engine::BaselineSummary;
+use crate::engine::{BaselineSummary, Standing};
 use crate::store::ContractVersion;
 
 /// Learned baselines that are listed at most.
@@ -118,15 +118,17 @@ pub(super) async fn versions(
 pub(super) async fn status(State(app): State<App>, Path(name): Path<String>) -> Result<Json<Status>, Problem> {
     let version = found(&app, &name).await?;
     let faults = app.catalog.faults(&name).await;
-    let lifecycle = |(objective, series, mut state): (String, Value, Value)| {
-        let mut lifecycle = state["lifecycle"].take();
-        SeriesStatus { objective, series, phase: lifecycle["phase"].take(), latest: lifecycle["latest"].take() }
+    let status = |Standing { objective, labels, lifecycle, .. }: Standing| {
+        // Both have text keys only.
+        let phase = serde_json::to_value(&lifecycle.phase).unwrap_or_default();
+        let latest = serde_json::to_value(&lifecycle.latest).unwrap_or_default();
+        SeriesStatus { objective, series: labels, phase, latest }
     };
-    let mut series: Vec<SeriesStatus> = app.store.series_of(&name).await?.into_iter().map(lifecycle).collect();
+    let mut series: Vec<SeriesStatus> = app.store.series_of(&name).await?.into_iter().map(status).collect();
     if let Some(contract) = contract::load(&version.origin, &version.source).contract {
         let scope = contract.spec.scope;
         let rules = app.store.rules_of(&name, &scope.tenant, &scope.application).await?;
-        series.extend(rules.into_iter().map(lifecycle));
+        series.extend(rules.into_iter().map(status));
     }
     let failing = series.iter().any(|series| series.latest["verdict"] == "error");
     Ok(Json(Status {
@@ -179,7 +181,7 @@ pub(super) async fn baselines(
         .collect();
     for (objective, series, memory) in app.store.memories_of(&name, BASELINES_MAX).await? {
         let summary = BaselineSummary::of_memory(&memory)
-            .map_err(|error| crate::store::StoreError::Unreadable { table: "series", error })?;
+            .map_err(|error| crate::store::StoreError::Unreadable { table: "memories", error })?;
         records.extend(summary.map(|summary| BaselineRecord { objective, series: Some(series), file: None, summary }));
     }
     Ok(Json(records))

@@ -161,10 +161,15 @@ async fn write_transition(connection: &mut sqlx::AnyConnection, transition: &Tra
 
 async fn write_checkpoint(connection: &mut sqlx::AnyConnection, checkpoint: &Checkpoint) -> Result<()> {
     let Checkpoint { source, shard, shards, position, taken_in, ahead, snapshot } = checkpoint;
-    for [tenant, application, contract, objective, input, series] in &snapshot.forgotten {
-        let sql = "DELETE FROM series WHERE tenant = $1 AND application = $2 AND contract = $3 AND objective = $4 AND input = $5 AND series = $6";
-        let args = [tenant, application, contract, objective, input, series].map(|arg| Arg::from(arg.as_str()));
-        query(sql, args).execute(&mut *connection).await?;
+    for key in &snapshot.rewritten {
+        for table in ["series", "panes", "memories"] {
+            let sql = format!("DELETE FROM {table} WHERE tenant = $1 AND application = $2 AND contract = $3");
+            query(&sql, key.each_ref().map(|arg| Arg::from(arg.as_str()))).execute(&mut *connection).await?;
+        }
+    }
+    for key in &snapshot.forgotten {
+        let sql = "DELETE FROM memories WHERE tenant = $1 AND application = $2 AND contract = $3 AND objective = $4 AND input = $5 AND series = $6";
+        query(sql, key.each_ref().map(|arg| Arg::from(arg.as_str()))).execute(&mut *connection).await?;
     }
     let rows = snapshot.applications.iter().map(|row| {
         let key = (row.tenant.clone(), row.application.clone());
@@ -184,39 +189,31 @@ async fn write_checkpoint(connection: &mut sqlx::AnyConnection, checkpoint: &Che
                 clock_at = excluded.clock_at, needed_at = excluded.needed_at, state = excluded.state";
     insert_many(connection, head, tail, rows.collect()).await?;
     let rows = snapshot.series.iter().map(|row| {
-        let [tenant, application, contract, objective, input, key, labels, state] = [
-            &row.tenant,
-            &row.application,
-            &row.contract,
-            &row.objective,
-            &row.input,
-            &row.key,
-            &row.labels,
-            &row.state,
-        ]
-        .map(|text| Arg::from(text.as_str()));
-        [tenant, application, contract, objective, input, key, labels, state, row.memory.clone().into()]
+        let [tenant, application, contract, bundle, state] =
+            [&row.tenant, &row.application, &row.contract, &row.bundle, &row.state]
+                .map(|text| Arg::from(text.as_str()));
+        [tenant, application, contract, bundle, i64::from(row.chunk).into(), state]
     });
-    let head = "series (tenant, application, contract, objective, input, series, labels, state, memory)";
-    let tail = "ON CONFLICT (contract, objective, input, series, tenant, application) DO UPDATE SET labels = excluded.labels, \
-                state = excluded.state, memory = COALESCE(excluded.memory, series.memory)";
+    let head = "series (tenant, application, contract, bundle, chunk, state)";
+    let tail = "ON CONFLICT (contract, tenant, application, bundle, chunk) DO UPDATE SET state = excluded.state";
     insert_many(connection, head, tail, rows.collect()).await?;
     let rows = snapshot.panes.iter().map(|row| {
-        [
-            Arg::from(row.tenant.as_str()),
-            row.application.as_str().into(),
-            row.contract.as_str().into(),
-            row.objective.as_str().into(),
-            row.input.as_str().into(),
-            row.measure.as_str().into(),
-            row.key.as_str().into(),
-            row.start.into(),
-            (row.samples as i64).into(),
-            row.state.as_str().into(),
-        ]
+        let [tenant, application, contract, bundle, state] =
+            [&row.tenant, &row.application, &row.contract, &row.bundle, &row.state]
+                .map(|text| Arg::from(text.as_str()));
+        [tenant, application, contract, bundle, i64::from(row.chunk).into(), row.start.into(), state]
     });
-    let head = "panes (tenant, application, contract, objective, input, measure, series, start_at, samples, state)";
-    let tail = "ON CONFLICT (contract, objective, input, measure, series, start_at, tenant, application) DO UPDATE SET samples = excluded.samples, state = excluded.state";
+    let head = "panes (tenant, application, contract, bundle, chunk, start_at, state)";
+    let tail =
+        "ON CONFLICT (contract, tenant, application, bundle, chunk, start_at) DO UPDATE SET state = excluded.state";
+    insert_many(connection, head, tail, rows.collect()).await?;
+    let rows = snapshot.memories.iter().map(|row| {
+        [&row.tenant, &row.application, &row.contract, &row.objective, &row.input, &row.key, &row.labels, &row.memory]
+            .map(|text| Arg::from(text.as_str()))
+    });
+    let head = "memories (tenant, application, contract, objective, input, series, labels, memory)";
+    let tail = "ON CONFLICT (contract, objective, input, series, tenant, application) DO UPDATE SET labels = excluded.labels, \
+                memory = excluded.memory";
     insert_many(connection, head, tail, rows.collect()).await?;
     let rows = snapshot.ids.iter().map(|row| {
         [

@@ -9,8 +9,8 @@ use crate::time::{Span, Timestamp};
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Retention {
-    /// Panes, by event time before the newest report of their application. Those that windows
-    /// still need are kept.
+    /// Sums by stage, instance and labels, by event time before the newest report of their
+    /// application. (Panes of series are kept as long as windows need them.)
     pub panes: Span,
     /// Steps of requests and ground truth, by event time before the newest report of all.
     pub steps: Span,
@@ -70,9 +70,9 @@ impl Store {
 
     /// Forgets what is older than it is kept; returns how many rows went.
     pub async fn forget_old(&self, retention: Retention, now: Timestamp) -> Result<u64> {
-        let panes = "DELETE FROM panes WHERE start_at < (SELECT MAX(clock_at) FROM applications) - $1 AND EXISTS (SELECT 1 FROM applications a WHERE a.tenant = panes.tenant \
-                     AND a.application = panes.application AND panes.start_at < a.clock_at - $1 AND panes.start_at < a.needed_at)";
-        let mut gone = query(panes, [retention.panes.as_micros().into()]).execute(&self.write).await?.rows_affected();
+        let panes = "DELETE FROM panes WHERE start_at < (SELECT MAX(needed_at) FROM applications) AND EXISTS (SELECT 1 FROM applications a \
+                     WHERE a.tenant = panes.tenant AND a.application = panes.application AND panes.start_at < a.needed_at)";
+        let mut gone = query(panes, []).execute(&self.write).await?.rows_affected();
         for row in query("SELECT tenant, application, clock_at FROM applications", []).fetch_all(&self.read).await? {
             let (tenant, application, clock) =
                 (text(&row, "tenant")?, text(&row, "application")?, time(&row, "clock_at")?);

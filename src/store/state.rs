@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use futures::TryStreamExt;
 use sqlx::Row;
 
-use super::{Arg, Result, Store, number, query, text, time};
-use crate::engine::{ApplicationRow, Engine, IdRow, JoinRow, PaneRow, SeriesRow};
+use super::{Result, Store, number, query, text, time};
+use crate::engine::{ApplicationRow, Engine, IdRow, JoinRow, MemoryRow, PaneRow, SeriesRow, Standing, standings};
 use crate::store::StoreError;
-use crate::time::Timestamp;
 
 /// Where to go on in a source.
 #[derive(Debug, Default, Clone)]
@@ -52,6 +52,7 @@ impl Store {
             "applications",
             "series",
             "panes",
+            "memories",
             "seen_ids",
             "joins",
             "slices",
@@ -91,9 +92,25 @@ impl Store {
             let engine = &mut engines[shard_of(&row.tenant, &row.application)];
             engine.restore_application(&row).map_err(unreadable("applications"))?;
         }
-        let sql = "SELECT tenant, application, contract, objective, input, series, labels, state, memory FROM series";
-        for row in query(sql, []).fetch_all(&self.read).await? {
+        let sql = "SELECT tenant, application, contract, bundle, chunk, state FROM series ORDER BY contract, tenant, application, bundle, chunk";
+        let mut rows = query(sql, []).fetch(&self.read);
+        while let Some(row) = rows.try_next().await? {
             let row = SeriesRow {
+                tenant: text(&row, "tenant")?,
+                application: text(&row, "application")?,
+                contract: text(&row, "contract")?,
+                bundle: text(&row, "bundle")?,
+                chunk: number(&row, "chunk")? as u32,
+                state: text(&row, "state")?,
+            };
+            let engine = &mut engines[shard_of(&row.tenant, &row.application)];
+            engine.restore_series(&row).map_err(unreadable("series"))?;
+        }
+        drop(rows);
+        let sql = "SELECT tenant, application, contract, objective, input, series, labels, memory FROM memories";
+        let mut rows = query(sql, []).fetch(&self.read);
+        while let Some(row) = rows.try_next().await? {
+            let row = MemoryRow {
                 tenant: text(&row, "tenant")?,
                 application: text(&row, "application")?,
                 contract: text(&row, "contract")?,
@@ -101,19 +118,30 @@ impl Store {
                 input: text(&row, "input")?,
                 key: text(&row, "series")?,
                 labels: text(&row, "labels")?,
-                state: text(&row, "state")?,
-                memory: super::maybe(&row, "memory")?,
+                memory: text(&row, "memory")?,
             };
             let engine = &mut engines[shard_of(&row.tenant, &row.application)];
-            engine.restore_series(&row).map_err(unreadable("series"))?;
+            engine.restore_memory(&row).map_err(unreadable("memories"))?;
         }
-        for engine in engines.iter_mut() {
-            for (key, from) in engine.needed_from() {
-                for row in self.panes(&key, from, Timestamp::MAX).await? {
-                    engine.restore_pane(&row).map_err(unreadable("panes"))?;
-                }
-            }
+        drop(rows);
+        let sql = "SELECT p.tenant, p.application, contract, bundle, chunk, start_at, p.state FROM panes p \
+                   JOIN applications a ON a.tenant = p.tenant AND a.application = p.application \
+                   WHERE start_at >= a.needed_at ORDER BY contract, p.tenant, p.application, bundle, chunk, start_at";
+        let mut rows = query(sql, []).fetch(&self.read);
+        while let Some(row) = rows.try_next().await? {
+            let row = PaneRow {
+                tenant: text(&row, "tenant")?,
+                application: text(&row, "application")?,
+                contract: text(&row, "contract")?,
+                bundle: text(&row, "bundle")?,
+                chunk: number(&row, "chunk")? as u32,
+                start: time(&row, "start_at")?,
+                state: text(&row, "state")?,
+            };
+            let engine = &mut engines[shard_of(&row.tenant, &row.application)];
+            engine.restore_panes(&row).map_err(unreadable("panes"))?;
         }
+        drop(rows);
         // Panes of slices that are open still.
         let sql = "SELECT s.tenant, s.application, stage, instance, slice, attribute, test, start_at, width, samples, total, squares, least, greatest \
                    FROM slices s JOIN applications a ON a.tenant = s.tenant AND a.application = s.application \
@@ -155,56 +183,25 @@ impl Store {
         Ok(())
     }
 
-    /// The panes of one input (tenant, application, contract, objective, input, measure) that
-    /// start in `from..until`.
-    pub async fn panes(&self, key: &[String; 6], from: Timestamp, until: Timestamp) -> Result<Vec<PaneRow>> {
-        let [tenant, application, contract, objective, input, measure] = key.clone();
-        let sql = "SELECT series, start_at, samples, state FROM panes WHERE tenant = $1 AND application = $2 AND contract = $3 \
-                   AND objective = $4 AND input = $5 AND measure = $6 AND start_at >= $7 AND start_at < $8 ORDER BY series, start_at";
-        let args: [Arg; 8] = [
-            tenant.as_str().into(),
-            application.as_str().into(),
-            contract.as_str().into(),
-            objective.as_str().into(),
-            input.as_str().into(),
-            measure.as_str().into(),
-            from.into(),
-            until.into(),
-        ];
-        let rows = query(sql, args).fetch_all(&self.read).await?;
-        let read = |row| -> Result<PaneRow> {
-            Ok(PaneRow {
-                tenant: tenant.clone(),
-                application: application.clone(),
-                contract: contract.clone(),
-                objective: objective.clone(),
-                input: input.clone(),
-                measure: measure.clone(),
-                key: text(row, "series")?,
-                start: time(row, "start_at")?,
-                samples: number(row, "samples")? as u64,
-                state: text(row, "state")?,
-            })
-        };
-        rows.iter().map(read).collect()
-    }
-
-    /// Labels and state of all series of a contract, for its status.
-    pub async fn series_of(&self, contract: &str) -> Result<Vec<(String, serde_json::Value, serde_json::Value)>> {
-        let sql = "SELECT objective, labels, state FROM series WHERE contract = $1 ORDER BY objective, input, series LIMIT 10000";
+    /// Where the series of a contract stand, for its status.
+    pub async fn series_of(&self, contract: &str) -> Result<Vec<Standing>> {
+        let sql = "SELECT state FROM series WHERE contract = $1 ORDER BY bundle, chunk LIMIT 10000";
         let rows = query(sql, [contract.into()]).fetch_all(&self.read).await?;
-        let read = |row| {
-            Ok((text(row, "objective")?, super::json(row, "series", "labels")?, super::json(row, "series", "state")?))
-        };
-        rows.iter().map(read).collect()
+        let mut found = Vec::new();
+        for row in &rows {
+            let unreadable = |error| StoreError::Unreadable { table: "series", error };
+            found.extend(standings(&text(row, "state")?).map_err(unreadable)?);
+        }
+        found.sort_by_cached_key(|one| (one.objective.clone(), one.input.clone(), one.labels.to_string()));
+        found.truncate(10_000);
+        Ok(found)
     }
 
     /// Objective, labels and memory of the series of a contract that remember something.
     pub async fn memories_of(&self, contract: &str, limit: i64) -> Result<Vec<(String, serde_json::Value, String)>> {
-        let sql = "SELECT objective, labels, memory FROM series WHERE contract = $1 AND memory IS NOT NULL \
-                   ORDER BY objective, input, series LIMIT $2";
+        let sql = "SELECT objective, labels, memory FROM memories WHERE contract = $1 ORDER BY objective, input, series LIMIT $2";
         let rows = query(sql, [contract.into(), limit.into()]).fetch_all(&self.read).await?;
-        let read = |row| Ok((text(row, "objective")?, super::json(row, "series", "labels")?, text(row, "memory")?));
+        let read = |row| Ok((text(row, "objective")?, super::json(row, "memories", "labels")?, text(row, "memory")?));
         rows.iter().map(read).collect()
     }
 
@@ -218,16 +215,16 @@ impl Store {
     }
 
     /// The same for the rules of a contract, which stand for themselves.
-    pub async fn rules_of(
-        &self,
-        contract: &str,
-        tenant: &str,
-        application: &str,
-    ) -> Result<Vec<(String, serde_json::Value, serde_json::Value)>> {
+    pub async fn rules_of(&self, contract: &str, tenant: &str, application: &str) -> Result<Vec<Standing>> {
         let sql = "SELECT state FROM applications WHERE tenant = $1 AND application = $2";
         let row = query(sql, [tenant.into(), application.into()]).fetch_optional(&self.read).await?;
         let state = row.map(|row| super::json(&row, "applications", "state")).transpose()?.unwrap_or_default();
         let rules = state["contracts"][contract]["rules"].as_object().cloned().unwrap_or_default();
-        Ok(rules.into_iter().map(|(objective, state)| (objective, serde_json::json!({}), state)).collect())
+        let read = |(objective, mut state): (String, serde_json::Value)| {
+            let unreadable = |error| StoreError::Unreadable { table: "applications", error };
+            let lifecycle = serde_json::from_value(state["lifecycle"].take()).map_err(unreadable)?;
+            Ok(Standing { objective, input: String::new(), labels: serde_json::json!({}), lifecycle })
+        };
+        rules.into_iter().map(read).collect()
     }
 }

@@ -122,28 +122,29 @@ pub struct Kept {
 impl Kept {
     pub fn keep(&mut self, new: Snapshot) {
         let all = &mut self.snapshots;
-        for gone in new.forgotten {
-            all.series.retain(|row| {
-                [&row.tenant, &row.application, &row.contract, &row.objective, &row.input, &row.key] != gone.each_ref()
-            });
+        // There is one application with one contract.
+        if !new.rewritten.is_empty() {
+            (all.series, all.panes, all.memories) = Default::default();
         }
-        let names = |row: &qualm::engine::SeriesRow| (row.objective.clone(), row.input.clone(), row.key.clone());
+        for [.., objective, input, key] in new.forgotten {
+            all.memories.retain(|row| (&row.objective, &row.input, &row.key) != (&objective, &input, &key));
+        }
         all.applications =
             if new.applications.is_empty() { std::mem::take(&mut all.applications) } else { new.applications };
-        let fresh: Vec<_> = new.series.iter().map(names).collect();
-        let memories: BTreeMap<_, _> = all.series.iter().map(|row| (names(row), row.memory.clone())).collect();
-        all.series.retain(|row| !fresh.contains(&names(row)));
-        all.series.extend(new.series.into_iter().map(|mut row| {
-            let before = memories.get(&names(&row)).cloned().flatten();
-            row.memory = row.memory.or(before);
-            row
-        }));
-        let panes: BTreeMap<_, _> = std::mem::take(&mut all.panes)
-            .into_iter()
-            .chain(new.panes)
-            .map(|row| ((row.objective.clone(), row.input.clone(), row.key.clone(), row.start), row))
-            .collect();
+        let by =
+            |rows: Vec<qualm::engine::SeriesRow>| rows.into_iter().map(|row| ((row.bundle.clone(), row.chunk), row));
+        let series: BTreeMap<_, _> = by(std::mem::take(&mut all.series)).chain(by(new.series)).collect();
+        all.series = series.into_values().collect();
+        let by = |rows: Vec<qualm::engine::PaneRow>| {
+            rows.into_iter().map(|row| ((row.bundle.clone(), row.chunk, row.start), row))
+        };
+        let panes: BTreeMap<_, _> = by(std::mem::take(&mut all.panes)).chain(by(new.panes)).collect();
         all.panes = panes.into_values().collect();
+        let by = |rows: Vec<qualm::engine::MemoryRow>| {
+            rows.into_iter().map(|row| ((row.objective.clone(), row.input.clone(), row.key.clone()), row))
+        };
+        let memories: BTreeMap<_, _> = by(std::mem::take(&mut all.memories)).chain(by(new.memories)).collect();
+        all.memories = memories.into_values().collect();
         all.ids.extend(new.ids);
         all.joins.extend(new.joins);
     }
@@ -155,14 +156,8 @@ impl Kept {
         let rows = &self.snapshots;
         rows.applications.iter().for_each(|row| engine.restore_application(row).unwrap());
         rows.series.iter().for_each(|row| engine.restore_series(row).unwrap());
-        for (key, from) in engine.needed_from() {
-            let needed = |row: &&qualm::engine::PaneRow| {
-                [&row.tenant, &row.application, &row.contract, &row.objective, &row.input, &row.measure]
-                    == key.each_ref()
-                    && row.start >= from
-            };
-            rows.panes.iter().filter(needed).for_each(|row| engine.restore_pane(row).unwrap());
-        }
+        rows.memories.iter().for_each(|row| engine.restore_memory(row).unwrap());
+        rows.panes.iter().for_each(|row| engine.restore_panes(row).unwrap());
         rows.ids.iter().for_each(|row| engine.restore_ids(row));
         rows.joins.iter().for_each(|row| engine.restore_joins(row).unwrap());
         engine

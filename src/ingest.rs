@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use async_nats::Subject;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::engine::Program;
 use crate::metrics::Metrics;
@@ -21,8 +21,8 @@ mod shard;
 
 pub use shard::{Shard, ShardSettings};
 
-/// Batches that wait for a shard, at most; then the source waits.
-const BATCHES_MAX: usize = 8;
+/// Batches that wait for a shard, at most; then the source waits, and further messages come together.
+const BATCHES_MAX: usize = 2;
 /// Commits that wait for the writer, at most; then shards wait.
 const COMMITS_MAX: usize = 64;
 /// Bytes of a refused report that are passed on.
@@ -34,8 +34,10 @@ const AHEAD_MAX: Span = Span::seconds(300);
 pub struct Message {
     /// Its place in the source; grows.
     pub position: i64,
-    /// Tenant and application by its subject; reports must agree.
-    pub address: Option<(Box<str>, Box<str>)>,
+    /// Where it came from...
+    pub subject: Subject,
+    /// ...and the digest of the tenant and the application in it; reports must agree.
+    pub application: Option<u128>,
     /// Reports.
     pub body: axum::body::Bytes,
 }
@@ -80,9 +82,9 @@ pub struct Shards {
     caught_up: Arc<AtomicBool>,
 }
 
-/// Which shard an application belongs to.
-pub fn shard_of(tenant: &str, application: &str, shards: usize) -> usize {
-    (xxh3_64(format!("{tenant}\0{application}").as_bytes()) % shards as u64) as usize
+/// Which shard an application belongs to, by its digest.
+pub fn shard_of(application: u128, shards: usize) -> usize {
+    (application % shards as u128) as usize
 }
 
 impl Shards {
@@ -96,7 +98,7 @@ impl Shards {
     async fn forward(&self, messages: Vec<Message>, upto: i64) {
         let mut parts: Vec<Vec<Message>> = self.inputs.iter().map(|_| Vec::new()).collect();
         for message in messages {
-            let shard = message.address.as_ref().map_or(0, |(tenant, name)| shard_of(tenant, name, parts.len()));
+            let shard = message.application.map_or(0, |application| shard_of(application, parts.len()));
             parts[shard].push(message);
         }
         for (input, part) in self.inputs.iter().zip(parts) {

@@ -19,6 +19,7 @@ use crate::explain::{self, Subject};
 use crate::http::{self, App, Inlet};
 use crate::ingest::{self, Shard, ShardSettings, Shards, journal, nats, shard_of};
 use crate::metrics::Metrics;
+use crate::report::application_digest;
 use crate::store::{Retention, Store};
 use crate::time::Timestamp;
 
@@ -91,10 +92,10 @@ pub async fn start(config: Config) -> anyhow::Result<Service> {
     let mut engines: Vec<Engine> = (0..count).map(|_| Engine::new(limits)).collect();
     for program in in_force.iter().filter_map(catalog::ready).map(Arc::new) {
         let scope = &program.contract.spec.scope;
-        let shard = shard_of(&scope.tenant, &scope.application, count);
+        let shard = shard_of(application_digest(&scope.tenant, &scope.application), count);
         engines[shard].set_contract(program, &mut Outputs::default());
     }
-    store.restore(&mut engines, |tenant, application| shard_of(tenant, application, count)).await?;
+    store.restore(&mut engines, |tenant, application| shard_of(application_digest(tenant, application), count)).await?;
     let mut threads = Vec::new();
     for (number, (engine, inputs)) in engines.into_iter().zip(receivers).enumerate() {
         let settings = ShardSettings {

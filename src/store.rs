@@ -79,12 +79,14 @@ impl Store {
                 include_str!("../migrations/sqlite/0003_compact.sql"),
                 include_str!("../migrations/sqlite/0004_explanations.sql"),
                 include_str!("../migrations/sqlite/0005_steps_in_order.sql"),
+                include_str!("../migrations/sqlite/0006_bundles.sql"),
             ]
         } else {
             &[
                 include_str!("../migrations/postgres/0001_start.sql"),
                 include_str!("../migrations/postgres/0002_predictions.sql"),
                 include_str!("../migrations/postgres/0003_explanations.sql"),
+                include_str!("../migrations/postgres/0004_bundles.sql"),
             ]
         };
         migrator(migrations).run(&write).await?;

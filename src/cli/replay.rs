@@ -87,8 +87,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let mut blocks = Blocks::open(&arguments.reports)?;
     let mut spare = report::Spare::default();
     while let Some(block) = blocks.next()? {
-        report::decode_ahead(
+        report::decode_in_parts(
             &mut spare,
+            true,
             parts(block, applications),
             |part, batch| batch.decode(part, usize::MAX, (), |_, _| Ok(())),
             |batch| {

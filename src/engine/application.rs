@@ -364,14 +364,13 @@ impl Application {
         }
     }
 
-    /// The series of an input, by key.
-    pub(super) fn members(&self, place: Place) -> (usize, Vec<(SeriesKey, u32)>) {
+    /// The slot of an input, and its series in the order of their keys.
+    pub(super) fn members(&self, place: Place) -> (usize, Vec<u32>) {
         let bound = &self.bound[usize::from(place.bound)];
         let (lane, slot) = bound.watched[usize::from(place.objective)].inputs[usize::from(place.input)];
         let slot = usize::from(slot);
-        let all = bound.lanes[usize::from(lane)].series.iter();
-        let alive = all.filter(|(_, index)| self.series.get(**index).members[slot].is_some());
-        (slot, alive.map(|(key, index)| (key.clone(), *index)).collect())
+        let all = bound.lanes[usize::from(lane)].series.values().copied();
+        (slot, all.filter(|index| self.series.get(*index).members[slot].is_some()).collect())
     }
 
     /// Gives the members of a series new places in a contract: for each slot its lane and slot there.

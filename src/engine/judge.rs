@@ -79,39 +79,67 @@ impl Application {
     fn judge_windows(&mut self, place: Place, end: Timestamp, out: &mut Outputs) {
         let (b, o) = (usize::from(place.bound), usize::from(place.objective));
         let promised = self.bound[b].watched[o].promised.clone();
-        let (Promise::Target { target, .. }, [input]) = (&promised.objective.promise, &promised.inputs[..]) else {
-            return;
-        };
+        let [input] = &promised.inputs[..] else { return };
         let window = Window { start: end - input.window, end };
         let (slot, members) = self.members(place);
         let judged_by_chance = input.false_alarm.map(|rate| (rate, members.len()));
-        let mut looks = Vec::with_capacity(members.len());
-        for (key, index) in members {
-            if self.series.get(index).member(slot).first < end {
-                let (summary, merged) = self.look(&promised, input, (index, slot), window, judged_by_chance);
-                looks.push((key, index, summary, merged));
+        let mut looks = Vec::new();
+        for index in members {
+            if self.series.get(index).member(slot).first >= end {
+                continue;
+            }
+            let (summary, merged) = self.look(&promised, input, (index, slot), window, judged_by_chance);
+            if judged_by_chance.is_some() {
+                // All series count in the judgement of each.
+                looks.push((index, summary, merged));
+            } else {
+                self.judge_window(place, &promised, (index, slot), window, (summary, merged, false), out);
             }
         }
         let mut verdicts = chance(&looks, input.false_alarm, promised.objective.min_samples).into_iter();
+        for (index, summary, merged) in looks {
+            let look = (summary, merged, verdicts.next().unwrap_or(false));
+            self.judge_window(place, &promised, (index, slot), window, look, out);
+        }
+    }
+
+    /// Judges what a window of a series came to: its summary, its accumulator, and whether chance does not
+    /// explain its drift.
+    fn judge_window(
+        &mut self,
+        place: Place,
+        promised: &std::sync::Arc<Promised>,
+        (index, slot): (u32, usize),
+        window: Window,
+        (summary, merged, beyond_chance): (Summary, Accumulator, bool),
+        out: &mut Outputs,
+    ) {
+        let (Promise::Target { target, .. }, [input]) = (&promised.objective.promise, &promised.inputs[..]) else {
+            return;
+        };
+        let end = window.end;
         let min_samples = if input.is_freshness() { 0 } else { promised.objective.min_samples };
-        for (key, index, summary, merged) in looks {
-            let (verdict, message) = judge(target, &summary, min_samples, verdicts.next().unwrap_or(false));
-            let Summary { samples, value, detail, .. } = summary;
-            let judged = Judged { window, value, samples, verdict, message, detail };
-            let series = self.series.touch(index);
-            let last_data = series.last_data(slot);
-            let lifecycle = &mut series.member_mut(slot).lifecycle;
-            lifecycle.latest = Some(judged.latest());
-            let change = lifecycle.judge(&promised.objective, end, verdict, last_data);
+        let (verdict, message) = judge(target, &summary, min_samples, beyond_chance);
+        let Summary { samples, value, detail, .. } = summary;
+        let judged = Judged { window, value, samples, verdict, message, detail };
+        let series = self.series.touch(index);
+        let last_data = series.last_data(slot);
+        let lifecycle = &mut series.member_mut(slot).lifecycle;
+        lifecycle.latest = Some(judged.latest());
+        let change = lifecycle.judge(&promised.objective, end, verdict, last_data);
+        if change.is_some() || out.keep_evaluations {
+            let key = series.key.clone();
             let evidence = matches!(change, Some(Change::Opens { .. })).then(|| {
                 let shares = self.series.get(index).panes.shares(slot, window.start, end);
-                self.evidence(&promised, &merged, &shares, &judged)
+                self.evidence(promised, &merged, &shares, &judged)
             });
-            self.emit(place, &promised, &key, &judged, out);
-            self.change(place, &promised, &key, Holder::Series(index, slot), judged, change, evidence, out);
-            self.leave(input, (index, slot), &merged, window);
-            self.drop_if_idle(place, (index, slot), end);
+            self.emit(place, promised, &key, &judged, out);
+            self.change(place, promised, &key, Holder::Series(index, slot), judged, change, evidence, out);
+        } else {
+            self.note(place, &judged, out);
         }
+        self.leave(input, (index, slot), &merged, window);
+        self.drop_if_idle(place, (index, slot), end);
     }
 
     /// What a window of a series comes to, and its accumulator. Takes in the pane that has just closed.
@@ -170,7 +198,7 @@ impl Application {
             longest = longest.max(input.window);
             let mut series = Vec::new();
             let (slot, of_input) = self.members(Place { input: i as u16, ..place });
-            for (key, index) in of_input {
+            for index in of_input {
                 members.push((i, (index, slot)));
                 let window = Window { start: end - input.window, end };
                 let (summary, merged) = self.look(&promised, input, (index, slot), window, None);
@@ -178,6 +206,7 @@ impl Application {
                 fault = fault.or_else(|| summary.fault.map(|fault| format!("input {}: {fault}", input.name)));
                 samples += summary.samples;
                 let Some(value) = summary.value else { continue };
+                let key = self.series.get(index).key.clone();
                 let labels = SeriesLabels(&input.indicator.group_by, &key).to_string();
                 let source = if labels.is_empty() { input.name.clone() } else { format!("{}: {labels}", input.name) };
                 let number = value.0.as_number();
@@ -332,6 +361,15 @@ impl Application {
         }
     }
 
+    /// Counts a verdict.
+    fn note(&mut self, place: Place, judged: &Judged, out: &mut Outputs) {
+        out.counts.evaluated(judged.verdict);
+        if self.slices.keep {
+            let watched = &mut self.bound[usize::from(place.bound)].watched[usize::from(place.objective)];
+            watched.tally.count(judged.verdict, judged.window.end, Timestamp::EPOCH);
+        }
+    }
+
     fn emit(
         &mut self,
         place: Place,
@@ -340,11 +378,7 @@ impl Application {
         judged: &Judged,
         out: &mut Outputs,
     ) {
-        out.counts.evaluated(judged.verdict);
-        if self.slices.keep {
-            let watched = &mut self.bound[usize::from(place.bound)].watched[usize::from(place.objective)];
-            watched.tally.count(judged.verdict, judged.window.end, Timestamp::EPOCH);
-        }
+        self.note(place, judged, out);
         if !out.keep_evaluations {
             return;
         }
@@ -447,7 +481,8 @@ impl Application {
         for input in 0..promised.inputs.len() {
             let place = Place { input: input as u16, ..place };
             let (slot, members) = self.members(place);
-            for (key, index) in members {
+            for index in members {
+                let key = self.series.get(index).key.clone();
                 let lifecycle = &mut self.series.touch(index).member_mut(slot).lifecycle;
                 let judged = silent(lifecycle.latest.clone());
                 let change = lifecycle.resolve(why);
@@ -547,12 +582,12 @@ impl Judged {
 }
 
 /// Of each window, whether chance does not explain its drift, all series of the objective considered.
-fn chance<K, I, M>(looks: &[(K, I, Summary, M)], rate: Option<f64>, min_samples: u64) -> Vec<bool> {
+fn chance<I, M>(looks: &[(I, Summary, M)], rate: Option<f64>, min_samples: u64) -> Vec<bool> {
     let Some(rate) = rate else { return Vec::new() };
     let enough = |summary: &Summary| summary.p_value.filter(|_| summary.samples >= min_samples);
-    let p_values: Vec<f64> = looks.iter().filter_map(|(_, _, summary, _)| enough(summary)).collect();
+    let p_values: Vec<f64> = looks.iter().filter_map(|(_, summary, _)| enough(summary)).collect();
     let mut verdicts = rejected(&p_values, rate).into_iter();
-    looks.iter().map(|(_, _, summary, _)| enough(summary).and_then(|_| verdicts.next()).unwrap_or(false)).collect()
+    looks.iter().map(|(_, summary, _)| enough(summary).and_then(|_| verdicts.next()).unwrap_or(false)).collect()
 }
 
 /// What simulations of one window's chance are seeded by.

@@ -9,7 +9,7 @@ use super::graph;
 use super::predictions::{Joined, Met, Pair, Predicted};
 use super::program::Feed;
 use super::requests;
-use super::route::{Route, Sight};
+use super::route::{Name, Route, Sight};
 use super::{Limits, Outputs};
 use crate::report::{Dimensions, Relayed, Report, Text, Value};
 use crate::time::Timestamp;
@@ -71,10 +71,12 @@ impl Application {
                 let place = nth(report.metrics.iter().take(index), attribute);
                 self.relays.is_counted(id, attribute, start, place)
             });
-            if !passed {
-                self.slices.add(route.slice, attribute, value, report.time, self.watermark);
+            if passed {
+                continue;
             }
-            if !passed && let Some(sight) = self.attributes.sight(attribute) {
+            let name = Name::of(attribute);
+            self.slices.add(route.slice, name, value, report.time, self.watermark);
+            if let Some(sight) = self.attributes.sight(name) {
                 let observed = Observed::Value(value);
                 self.count_all(route, sight, &Sighting { dimensions, time: report.time, observed }, limits, out);
             }
@@ -170,8 +172,9 @@ impl Application {
             for (index, (attribute, value)) in relayed.metrics.iter().enumerate() {
                 let place = nth(relayed.metrics.iter().take(index), attribute);
                 if application.relays.count(&relayed.id, attribute, relayed.start, place) {
-                    application.slices.add(route.slice, attribute, value, relayed.start, application.watermark);
-                    let Some(sight) = application.attributes.sight(attribute) else { continue };
+                    let name = Name::of(attribute);
+                    application.slices.add(route.slice, name, value, relayed.start, application.watermark);
+                    let Some(sight) = application.attributes.sight(name) else { continue };
                     let sighting = Sighting { dimensions, time: relayed.start, observed: Observed::Value(value) };
                     application.count_all(route, sight, &sighting, limits, out);
                 }
@@ -233,8 +236,9 @@ impl Application {
                 let dimensions = Dimensions { stage: requests::STAGE, instance: "", labels: &labels };
                 self.with_route(dimensions.digest(), &dimensions, |application, route| {
                     for (attribute, value) in &complete.metrics {
-                        application.slices.add(route.slice, attribute, value, at, application.watermark);
-                        let Some(sight) = application.attributes.sight(attribute) else { continue };
+                        let name = Name::of(attribute);
+                        application.slices.add(route.slice, name, value, at, application.watermark);
+                        let Some(sight) = application.attributes.sight(name) else { continue };
                         let sighting = Sighting { dimensions, time: at, observed: Observed::Value(value) };
                         application.count_all(route, sight, &sighting, limits, out);
                     }

@@ -56,6 +56,8 @@ pub struct Bundle {
     pub longest: Span,
     /// When the contract is in force.
     pub effective: Effective,
+    /// For `disparity`: the label that tells the groups that are compared.
+    pub across: Option<String>,
     /// Digest of what is measured by which objective: state is stored under it.
     pub digest: String,
 }
@@ -81,6 +83,7 @@ impl Bundle {
             every: inputs[0].every,
             longest: inputs.iter().map(|input| input.window).fold(Span::ZERO, Span::max),
             effective: contract.spec.effective,
+            across: inputs[0].indicator.across.clone(),
             digest: format!("{:016x}", xxhash_rust::xxh3::xxh3_64(named.join("\u{1e}").as_bytes())),
             inputs,
             members,

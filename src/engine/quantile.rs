@@ -17,7 +17,28 @@ const ZERO_BELOW: f64 = 1e-300;
 /// Counts of values by bin, sorted by bin.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Sketch(Vec<(i32, u64)>);
+pub struct Sketch(Vec<Bin>);
+
+/// A bin and how many values fell into it. There are many, so they are packed.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(from = "(i32, u64)", into = "(i32, u64)")]
+#[repr(Rust, packed(4))]
+struct Bin {
+    at: i32,
+    count: u64,
+}
+
+impl From<(i32, u64)> for Bin {
+    fn from((at, count): (i32, u64)) -> Bin {
+        Bin { at, count }
+    }
+}
+
+impl From<Bin> for (i32, u64) {
+    fn from(bin: Bin) -> (i32, u64) {
+        (bin.at, bin.count)
+    }
+}
 
 /// The bin of a value. Greater values have greater bins.
 fn bin(value: f64) -> i32 {
@@ -50,9 +71,9 @@ impl Sketch {
     /// Counts a finite value.
     pub fn add(&mut self, value: f64) {
         let bin = bin(value);
-        match self.0.binary_search_by_key(&bin, |(at, _)| *at) {
-            Ok(at) => self.0[at].1 += 1,
-            Err(at) => self.0.insert(at, (bin, 1)),
+        match self.0.binary_search_by_key(&bin, |known| known.at) {
+            Ok(place) => self.0[place].count += 1,
+            Err(place) => self.0.insert(place, Bin { at: bin, count: 1 }),
         }
     }
 
@@ -61,41 +82,41 @@ impl Sketch {
         let bins = &mut self.0;
         // From the back, within the list: all bins of ours that are not theirs move up.
         let (mut ours, mut missing) = (0, 0);
-        for (bin, _) in &other.0 {
-            while bins.get(ours).is_some_and(|(known, _)| known < bin) {
+        for theirs in &other.0 {
+            while bins.get(ours).is_some_and(|known| known.at < theirs.at) {
                 ours += 1;
             }
-            missing += usize::from(bins.get(ours).is_none_or(|(known, _)| known != bin));
+            missing += usize::from(bins.get(ours).is_none_or(|known| known.at != theirs.at));
         }
         let mut left = bins.len();
-        bins.resize(left + missing, (0, 0));
+        bins.resize(left + missing, Bin::default());
         let mut place = bins.len();
-        for &(bin, count) in other.0.iter().rev() {
-            while left > 0 && bins[left - 1].0 > bin {
+        for theirs in other.0.iter().rev() {
+            while left > 0 && bins[left - 1].at > theirs.at {
                 (place, left) = (place - 1, left - 1);
                 bins[place] = bins[left];
             }
             place -= 1;
-            if left > 0 && bins[left - 1].0 == bin {
+            let mut both = *theirs;
+            if left > 0 && bins[left - 1].at == theirs.at {
                 left -= 1;
-                bins[place] = (bin, bins[left].1 + count);
-            } else {
-                bins[place] = (bin, count);
+                both.count += bins[left].count;
             }
+            bins[place] = both;
         }
     }
 
     /// How many values were counted.
     pub fn count(&self) -> u64 {
-        self.0.iter().map(|(_, count)| count).sum()
+        self.0.iter().map(|bin| bin.count).sum()
     }
 
     /// The value of the given rank (from 1), within 1 %.
     pub fn at_rank(&self, rank: u64) -> Option<f64> {
         let mut seen = 0;
-        self.0.iter().find_map(|(bin, count)| {
-            seen += count;
-            (seen >= rank).then(|| middle(*bin))
+        self.0.iter().find_map(|bin| {
+            seen += bin.count;
+            (seen >= rank).then(|| middle(bin.at))
         })
     }
 }

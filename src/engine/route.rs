@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use hashbrown::HashTable;
 use smallvec::SmallVec;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::application::Bound;
 use super::pane::SourceId;
@@ -72,7 +73,7 @@ pub(super) struct Route {
     pub source: SourceId,
     /// The number of its slice.
     pub slice: u32,
-    targets: Vec<Target>,
+    targets: SmallVec<[Target; 4]>,
     /// What is observed, and where its targets begin and end.
     sights: SmallVec<[(Sight, u16, u16); 4]>,
     /// Digest of the upstream instances that were noted last, and when.
@@ -102,7 +103,7 @@ pub(super) const UNKNOWN: u32 = u32::MAX;
 
 /// The group of `disparity` that an observation belongs to.
 pub(super) fn part_of<'d>(bundle: &Bundle, dimensions: &Dimensions<'d>) -> &'d str {
-    bundle.inputs[0].indicator.across.as_ref().and_then(|label| dimensions.get(label)).unwrap_or("")
+    bundle.across.as_ref().and_then(|label| dimensions.get(label)).unwrap_or("")
 }
 
 /// The series of a bundle that an observation belongs to.
@@ -110,25 +111,38 @@ pub(super) fn key_of(bundle: &Bundle, dimensions: &Dimensions<'_>) -> SeriesKey 
     SeriesKey(bundle.group_by().iter().map(|label| dimensions.get(label).unwrap_or("").into()).collect())
 }
 
-/// The attributes that the objectives of an application are about; routes know them by number.
+/// An attribute with its digest, by which it is known: at 64 bits, names of one application do not collide.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Name<'a> {
+    pub text: &'a str,
+    pub digest: u64,
+}
+
+impl<'a> Name<'a> {
+    pub fn of(text: &'a str) -> Name<'a> {
+        Name { text, digest: xxh3_64(text.as_bytes()) }
+    }
+}
+
+/// Digests of the attributes that the objectives of an application are about; routes know them by number.
 #[derive(Default)]
-pub(super) struct Attributes(Vec<Box<str>>);
+pub(super) struct Attributes(SmallVec<[u64; 6]>);
 
 impl Attributes {
     pub fn of(bound: &[Bound]) -> Attributes {
         let mut all = Attributes::default();
         for bundle in bound.iter().flat_map(|bound| &bound.program.bundles) {
-            let attribute = &*bundle.inputs[0].indicator.attribute;
+            let attribute = Name::of(&bundle.inputs[0].indicator.attribute);
             if bundle.inputs[0].feed == Feed::Metric && all.sight(attribute).is_none() {
-                all.0.push(attribute.into());
+                all.0.push(attribute.digest);
             }
         }
         all
     }
 
     /// An attribute, as routes know it, if an objective is about it.
-    pub fn sight(&self, attribute: &str) -> Option<Sight> {
-        let number = self.0.iter().position(|known| **known == *attribute);
+    pub fn sight(&self, attribute: Name<'_>) -> Option<Sight> {
+        let number = self.0.iter().position(|known| *known == attribute.digest);
         number.map(|number| Sight::Attribute(number as u16))
     }
 
@@ -143,7 +157,7 @@ impl Attributes {
                     continue;
                 }
                 let sight = match input.feed {
-                    Feed::Metric => self.sight(&input.indicator.attribute),
+                    Feed::Metric => self.sight(Name::of(&input.indicator.attribute)),
                     feed => Some(Sight::Own(feed)),
                 };
                 let target = Target { series: UNKNOWN, bound: b as u16, lane: number as u16, share: 0 };
@@ -175,33 +189,40 @@ impl Route {
 /// The routes of an application, by digest.
 #[derive(Default)]
 pub(super) struct Routes {
-    places: FxHashMap<u128, u32>,
-    routes: Vec<Route>,
+    places: HashTable<u32>,
+    /// Digest and route; none while it is taken out.
+    routes: Vec<(u128, Option<Box<Route>>)>,
+}
+
+/// Digests are well mixed, so that a half of one serves as hash.
+fn hash(digest: u128) -> u64 {
+    digest as u64
 }
 
 impl Routes {
     pub fn find(&self, digest: u128) -> Option<u32> {
-        self.places.get(&digest).copied()
+        self.places.find(hash(digest), |place| self.routes[*place as usize].0 == digest).copied()
     }
 
     pub fn insert(&mut self, digest: u128, route: Route) -> u32 {
         if self.routes.len() >= ROUTES_MAX {
             self.clear();
         }
-        self.places.insert(digest, self.routes.len() as u32);
-        self.routes.push(route);
-        self.routes.len() as u32 - 1
+        let place = self.routes.len() as u32;
+        self.routes.push((digest, Some(Box::new(route))));
+        self.places.insert_unique(hash(digest), place, |place| hash(self.routes[*place as usize].0));
+        place
     }
 
     /// Takes a route out, to be put back.
-    pub fn take(&mut self, place: u32) -> Route {
-        std::mem::take(&mut self.routes[place as usize])
+    pub fn take(&mut self, place: u32) -> Box<Route> {
+        self.routes[place as usize].1.take().unwrap_or_default()
     }
 
     /// Puts a route back, unless all were forgotten meanwhile.
-    pub fn put_back(&mut self, place: u32, route: Route) {
-        if let Some(empty) = self.routes.get_mut(place as usize) {
-            *empty = route;
+    pub fn put_back(&mut self, place: u32, route: Box<Route>) {
+        if let Some((_, empty)) = self.routes.get_mut(place as usize) {
+            *empty = Some(route);
         }
     }
 

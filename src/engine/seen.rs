@@ -3,11 +3,15 @@
 use std::collections::VecDeque;
 
 use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 
 use crate::time::{Span, Timestamp};
 
 /// How long an id is remembered, in event time.
 pub const MEMORY: Span = Span::seconds(600);
+
+/// Later than any time: what was noted before does not matter.
+const UNBOUNDED: Timestamp = Timestamp::from_micros(i64::MAX);
 
 /// The ids of one application.
 #[derive(Debug, Default)]
@@ -47,10 +51,9 @@ impl Seen {
     pub fn insert(&mut self, id: u128, time: Timestamp, clock: Timestamp) -> bool {
         let horizon = clock - MEMORY;
         let noted = Noted::new(id, time);
-        if self.newest(&noted).is_some_and(|known| known.time >= horizon) {
+        if !self.note(noted, horizon) {
             return false;
         }
-        self.note(noted);
         if self.keep {
             self.fresh.push(noted);
         }
@@ -60,19 +63,18 @@ impl Seen {
         true
     }
 
-    /// The newest note of an id.
-    fn newest(&self, noted: &Noted) -> Option<&Noted> {
-        let of = |number: &u32| &self.order[number.wrapping_sub(self.first) as usize];
-        self.numbers.find(noted.hash(), |number| of(number).id == noted.id).map(of)
-    }
-
-    fn note(&mut self, noted: Noted) {
+    /// Notes an id, unless it was noted with a time since the horizon.
+    fn note(&mut self, noted: Noted, horizon: Timestamp) -> bool {
         let Seen { order, first, numbers, .. } = self;
         let number = first.wrapping_add(order.len() as u32);
-        order.push_back(noted);
         let of = |number: &u32| &order[number.wrapping_sub(*first) as usize];
-        let entry = numbers.entry(noted.hash(), |known| of(known).id == noted.id, |known| of(known).hash());
-        *entry.or_insert(number).get_mut() = number;
+        match numbers.entry(noted.hash(), |known| of(known).id == noted.id, |known| of(known).hash()) {
+            Entry::Occupied(known) if of(known.get()).time >= horizon => return false,
+            Entry::Occupied(mut known) => *known.get_mut() = number,
+            Entry::Vacant(empty) => drop(empty.insert(number)),
+        }
+        order.push_back(noted);
+        true
     }
 
     /// Forgets the id that was noted first; false if there is none.
@@ -100,7 +102,7 @@ impl Seen {
 
     /// Takes back ids that the store kept.
     pub fn restore(&mut self, id: u128, time: Timestamp) {
-        self.note(Noted::new(id, time));
+        self.note(Noted::new(id, time), UNBOUNDED);
     }
 }
 

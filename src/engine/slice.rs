@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 
 use super::application::Bound;
 use super::predictions::Pair;
+use super::route::Name;
 use crate::contract::{Aggregate, Condition, PREDICTION, Promise};
 use crate::report::{Dimensions, Value};
 use crate::time::{Span, Timestamp};
@@ -122,6 +123,7 @@ struct Slice {
 }
 
 struct Attribute {
+    digest: u64,
     name: Box<str>,
     tests: SmallVec<[(Condition, Box<str>); TESTS_MAX]>,
 }
@@ -231,7 +233,7 @@ impl Slices {
     }
 
     /// Counts an observation.
-    pub fn add(&mut self, slice: u32, attribute: &str, value: &Value<'_>, time: Timestamp, watermark: Timestamp) {
+    pub fn add(&mut self, slice: u32, attribute: Name<'_>, value: &Value<'_>, time: Timestamp, watermark: Timestamp) {
         let Some((fact, attribute)) = self.fact(slice, attribute, time, watermark) else { return };
         fact.sums.add(value.as_number().unwrap_or(0.0));
         for ((condition, _), bad) in attribute.tests.iter().zip(&mut fact.bad) {
@@ -241,7 +243,7 @@ impl Slices {
 
     /// Counts an inference by its predicted class.
     pub fn add_made(&mut self, slice: u32, predicted: &Value<'_>, time: Timestamp, watermark: Timestamp) {
-        if let Some((fact, _)) = self.fact(slice, MADE, time, watermark) {
+        if let Some((fact, _)) = self.fact(slice, Name::of(MADE), time, watermark) {
             fact.sums.add(predicted.as_number().unwrap_or(0.0));
             if let Value::Text(class) = predicted {
                 fact.part(class);
@@ -253,7 +255,7 @@ impl Slices {
     pub fn add_pair(&mut self, slice: u32, pair: &Pair<'_>, time: Timestamp, watermark: Timestamp) {
         let error = pair.error();
         let attribute = if error.is_some() { ERROR } else { PREDICTION };
-        if let Some((fact, _)) = self.fact(slice, attribute, time, watermark) {
+        if let Some((fact, _)) = self.fact(slice, Name::of(attribute), time, watermark) {
             fact.sums.add(error.unwrap_or_else(|| f64::from(u8::from(pair.is_right()))));
             if error.is_none() {
                 pair.with_classes(|truth, predicted| {
@@ -267,7 +269,7 @@ impl Slices {
     fn fact(
         &mut self,
         slice: u32,
-        attribute: &str,
+        attribute: Name<'_>,
         time: Timestamp,
         watermark: Timestamp,
     ) -> Option<(&mut Fact, &Attribute)> {
@@ -276,12 +278,13 @@ impl Slices {
         if !self.keep || start + width <= watermark {
             return None;
         }
-        let number = match self.attributes.iter().position(|known| *known.name == *attribute) {
+        let number = match self.attributes.iter().position(|known| known.digest == attribute.digest) {
             Some(number) => number,
             None if self.attributes.len() >= ATTRIBUTES_MAX => return None,
             None => {
-                let tests = self.tests_of(attribute);
-                self.attributes.push(Attribute { name: attribute.into(), tests });
+                let Name { text, digest } = attribute;
+                let tests = self.tests_of(text);
+                self.attributes.push(Attribute { digest, name: text.into(), tests });
                 self.attributes.len() - 1
             }
         };
@@ -378,7 +381,9 @@ impl Slices {
         let dimensions = Dimensions { stage: text("stage"), instance: text("instance"), labels: &labels };
         let others = names.is_empty();
         let number = if others { 0 } else { self.number(dimensions.digest(), &dimensions) };
-        let Some((fact, attribute)) = self.fact(number, &row.attribute, row.start, Timestamp::EPOCH) else { return };
+        let Some((fact, attribute)) = self.fact(number, Name::of(&row.attribute), row.start, Timestamp::EPOCH) else {
+            return;
+        };
         match row.test.as_str() {
             "" => fact.sums = row.sums,
             test => match attribute.tests.iter().position(|(_, name)| **name == *test) {

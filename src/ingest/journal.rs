@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Message, Shards};
 use crate::metrics::Metrics;
+use crate::report::application_digest;
 use crate::store::{Store, StoreError};
 
 /// Its name in positions.
@@ -34,7 +35,8 @@ pub async fn read(
                 position = entries.last().map_or(position, |entry| entry.position);
                 let messages = entries.into_iter().map(|entry| Message {
                     position: entry.position,
-                    address: Some((entry.tenant.into(), entry.application.into())),
+                    subject: format!("{}.{}", entry.tenant, entry.application).into(),
+                    application: Some(application_digest(&entry.tenant, &entry.application)),
                     body: entry.body.into(),
                 });
                 shards.forward(messages.collect(), position).await;

@@ -15,14 +15,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Message, RejectedReport, Shards};
 use crate::metrics::Metrics;
+use crate::report::application_digest;
 
 /// The stream that holds the reports.
 pub const STREAM: &str = "QOA_REPORTS";
 const SUBJECTS: &str = "qoa.reports.>";
 /// Messages asked for at once, and so how many may be under way.
-const BATCH_MESSAGES: usize = 20_000;
+const BATCH_MESSAGES: usize = 40_000;
 /// Messages handed on at once; the more are ready, the more travel together.
-const FORWARD_MAX: usize = 10_000;
+const FORWARD_MAX: usize = 30_000;
 
 /// Finds the stream of reports, or makes it: file storage, reports kept for a week.
 pub async fn stream(context: &jetstream::Context) -> anyhow::Result<stream::Stream> {
@@ -133,8 +134,9 @@ async fn consume(
             pending = info.pending;
             batch.push(Message {
                 position: info.stream_sequence as i64,
-                address: address(&message.subject),
-                body: message.payload.clone(),
+                application: application_of(&message.subject),
+                subject: message.message.subject,
+                body: message.message.payload,
             });
         }
         *position = batch.last().map_or(*position, |message| message.position);
@@ -146,11 +148,11 @@ async fn consume(
     Ok(())
 }
 
-/// Tenant and application of `qoa.reports.<tenant>.<application>.<stage>`.
-fn address(subject: &str) -> Option<(Box<str>, Box<str>)> {
+/// Digest of tenant and application of `qoa.reports.<tenant>.<application>.<stage>`.
+fn application_of(subject: &str) -> Option<u128> {
     let mut parts = subject.strip_prefix("qoa.reports.")?.split('.');
     let (tenant, application, _stage) = (parts.next()?, parts.next()?, parts.next()?);
-    parts.next().is_none().then(|| (tenant.into(), application.into()))
+    parts.next().is_none().then(|| application_digest(tenant, application))
 }
 
 /// Passes refused reports on to `qoa.rejected`.

@@ -4,18 +4,21 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Message, RejectedReport, ShardInput, check_time, excerpt, shard_of};
 use crate::contract::Webhook;
 use crate::engine::{Engine, Output, Outputs, Program, Snapshot};
 use crate::metrics::{Metrics, ShardLabel};
-use crate::report::{self, Reason, Rejection, Report};
+use crate::report::{self, Reason, Rejection, Report, Spare, application_digest};
 use crate::store::{Checkpoint, Commit};
 use crate::time::{Span, Timestamp};
 
-/// Messages that are decoded at once.
-const PART_MESSAGES: usize = 4_096;
+/// Messages that are decoded at once: few, so that they are at hand still when they are judged...
+const PART_MESSAGES: usize = 128;
+/// ...or more, where another core decodes them ahead.
+const PART_AHEAD: usize = 4_096;
 /// Changes wait this long for more before they are saved.
 const SAVE_AFTER: Duration = Duration::from_secs(1);
 /// Rows that are saved at once, give or take an application: no event waits long behind them.
@@ -73,6 +76,9 @@ pub struct Shard {
     saving: Saving,
     /// Messages behind this one are new to every application.
     read_before: i64,
+    /// The last message that each application (by digest) had taken in at the start.
+    taken_in: FxHashMap<u128, i64>,
+    spare: Spare,
 }
 
 impl Shard {
@@ -87,8 +93,12 @@ impl Shard {
         let out = Outputs { keep_evaluations: false, stopwatch, ..Outputs::default() };
         let webhooks = engine.programs().map(|program| (program.name().to_owned(), webhooks_of(program))).collect();
         let read_before = settings.positions.values().copied().max().unwrap_or(0);
+        let digest = |(tenant, name): &(String, String)| application_digest(tenant, name);
+        let taken_in = settings.positions.iter().map(|(key, position)| (digest(key), *position)).collect();
         Shard {
             read_before,
+            taken_in,
+            spare: Spare::default(),
             engine,
             out,
             commits,
@@ -128,19 +138,23 @@ impl Shard {
     fn take_in(&mut self, messages: Vec<Message>, upto: i64) {
         let now = Timestamp::now();
         self.engine.set_mark(self.settings.position);
-        let mut messages = messages;
-        messages.retain(|message| self.is_new(message));
+        let mut order: Vec<&Message> = messages.iter().filter(|message| self.is_new(message)).collect();
+        // The state of an application is at hand for all that came of it.
+        order.sort_by_key(|message| message.application);
+        let alone = order.first().map(|message| message.application) == order.last().map(|message| message.application);
         let (engine, out) = (&mut self.engine, &mut self.out);
         let mut refused = Vec::new();
-        report::decode_ahead(
-            &mut report::Spare::default(),
-            messages.chunks(PART_MESSAGES),
+        report::decode_in_parts(
+            &mut self.spare,
+            // Other applications keep the other cores busy.
+            alone,
+            order.chunks(if alone { PART_AHEAD } else { PART_MESSAGES }),
             |part, batch| {
                 for message in part {
                     let admit = |report: &Report<'_>, index| {
                         check_address(report, index, message).and_then(|()| check_time(report, index, now))
                     };
-                    batch.decode(&message.body, report::MESSAGE_BYTES_MAX, message, admit);
+                    batch.decode(&message.body, report::MESSAGE_BYTES_MAX, *message, admit);
                 }
             },
             |batch| {
@@ -162,9 +176,8 @@ impl Shard {
         if message.position > self.read_before {
             return true;
         }
-        let Some((tenant, application)) = &message.address else { return true };
-        let key = (tenant.to_string(), application.to_string());
-        self.settings.positions.get(&key).is_none_or(|position| message.position > *position)
+        let known = message.application.and_then(|application| self.taken_in.get(&application));
+        known.is_none_or(|position| message.position > *position)
     }
 
     fn refuse(&mut self, message: &Message, rejection: Rejection) {
@@ -214,7 +227,8 @@ impl Shard {
 
     fn set(&mut self, program: Arc<Program>) {
         let scope = &program.contract.spec.scope;
-        if shard_of(&scope.tenant, &scope.application, self.settings.shards) == self.settings.number {
+        let application = application_digest(&scope.tenant, &scope.application);
+        if shard_of(application, self.settings.shards) == self.settings.number {
             let new = webhooks_of(&program);
             let name = program.name().to_owned();
             self.engine.set_contract(program, &mut self.out);
@@ -307,11 +321,11 @@ fn stopwatch() -> Duration {
 
 /// Refuses reports that come on another's subject.
 fn check_address(report: &Report<'_>, index: usize, message: &Message) -> Result<(), Rejection> {
-    let message = match &message.address {
+    let message = match message.application {
         None => "reports come on qoa.reports.<tenant>.<application>.<stage>".to_owned(),
-        Some((tenant, application)) if **tenant != *report.tenant || **application != *report.application => format!(
-            "tenant {} and application {} differ from {tenant} and {application} of its subject",
-            report.tenant, report.application
+        Some(application) if application != report.digests.application => format!(
+            "tenant {} and application {} are not those of its subject, {}",
+            report.tenant, report.application, message.subject
         ),
         Some(_) => return Ok(()),
     };

@@ -80,17 +80,18 @@ impl Spare {
     }
 }
 
-/// Fills a batch from each part and hands it to `then`, in the order of the parts. Where there are
-/// several parts, and cores, batches are filled by a thread of its own, a part ahead.
-pub fn decode_ahead<'a, P: Send, C: Copy + Send>(
+/// Fills a batch from each part and hands it to `then`, in the order of the parts. With `ahead`, and
+/// where there are several parts, and cores, batches are filled by a thread of its own, a part ahead.
+pub fn decode_in_parts<'a, P: Send, C: Copy + Send>(
     spare: &mut Spare,
+    ahead: bool,
     parts: impl Iterator<Item = P> + Send,
     fill: impl Fn(P, &mut Batch<'a, C>) + Send,
     mut then: impl FnMut(&Batch<'a, C>),
 ) {
     let mut parts = parts.peekable();
     let Some(first) = parts.next() else { return };
-    if parts.peek().is_none() || std::thread::available_parallelism().is_ok_and(|cores| cores.get() == 1) {
+    if !ahead || parts.peek().is_none() || std::thread::available_parallelism().is_ok_and(|cores| cores.get() == 1) {
         let mut batch = spare.take();
         for part in std::iter::once(first).chain(parts) {
             batch.clear();
@@ -141,8 +142,9 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         let parts = lines.chunks(90).map(|part| [part, &["{oops"]].concat().join("\n")).collect::<Vec<_>>();
         let (mut times, mut refused) = (Vec::new(), Vec::new());
-        decode_ahead(
+        decode_in_parts(
             &mut Spare::default(),
+            true,
             parts.iter().enumerate(),
             |(number, part), batch| batch.decode(part.as_bytes(), usize::MAX, number, |_, _| Ok(())),
             |batch| {

@@ -333,6 +333,11 @@ impl Engine {
         Some((application.clock, due.map(|due| due + self.limits.lateness)))
     }
 
+    /// How far watermarks stay behind.
+    pub fn lateness(&self) -> Span {
+        self.limits.lateness
+    }
+
     /// The contracts in force.
     pub fn programs(&self) -> impl Iterator<Item = &Arc<Program>> {
         self.programs.values()

@@ -321,3 +321,63 @@ proptest! {
         prop_assert_eq!(cut.len(), whole.len());
     }
 }
+
+/// Objectives that see the same observations, some of kinds that only some of them take.
+const TOGETHER: [&str; 9] = [
+    "{name: mean, indicator: {attribute: x.y, aggregate: mean, window: 20s, every: 10s, group_by: [device]}, target: {max: 0.9}, stale_after: 1m}",
+    "{name: p50, indicator: {attribute: x.y, aggregate: p50, window: 30s, every: 10s, group_by: [device]}, target: {min: 0.6}}",
+    "{name: count, indicator: {attribute: x.y, aggregate: count, window: 10s, group_by: [device]}, target: {min: 2}, no_data: breach}",
+    "{name: small, indicator: {attribute: x.y, aggregate: ratio, good: {max: 1}, window: 30s, every: 10s, group_by: [device]}, target: {min: 0.7}}",
+    "{name: named, indicator: {attribute: x.y, aggregate: ratio, good: {equals: a}, window: 30s, every: 10s, group_by: [device]}, target: {min: 0.1}}",
+    "{name: last, indicator: {attribute: x.y, aggregate: last, window: 20s, every: 10s, group_by: [device]}, target: {not_in: [2, b]}, no_data: hold}",
+    "{name: distinct, indicator: {attribute: x.y, aggregate: distinct, window: 20s, every: 10s, group_by: [device]}, target: {max: 3}}",
+    "{name: max, indicator: {attribute: x.y, aggregate: max, window: 10s, group_by: [device]}, target: {max: 1.5}, for: 20s}",
+    "{name: chart, indicator: {attribute: x.y, aggregate: zscore, window: 10s, group_by: [device]}, target: {range: [-2, 2]}}",
+];
+
+fn spec_of(objectives: &[&str]) -> String {
+    format!("  objectives:\n    - {}\n", objectives.join("\n    - "))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(80))]
+
+    /// Counted together, objectives give what each gives alone, with the same evidence.
+    #[test]
+    fn objectives_together_give_what_each_gives_alone(
+        steps in prop::collection::vec((0u32..400, 0u32..80, 0u32..3, 0u32..10, prop::bool::weighted(0.1)), 1..80)
+    ) {
+        let limits = Limits { lateness: Span::seconds(3), snapshots: true, ..Limits::default() };
+        let mut at = 0.0;
+        let mut texts = Vec::new();
+        for (n, (tenths, back, device, kind, restart)) in steps.iter().enumerate() {
+            // Mostly small steps; rarely a gap, or one after which series are dropped.
+            at += match tenths {
+                399 => 100_000.0,
+                390..399 => 45.0,
+                _ => f64::from(tenths % 40) / 10.0,
+            };
+            let time = START + (at - f64::from(*back) / 20.0).max(0.0);
+            let value = match kind {
+                0 => "\"a\"".to_owned(),
+                1 => "\"b\"".to_owned(),
+                2 => "true".to_owned(),
+                _ => (f64::from(tenths % 5) / 2.0).to_string(),
+            };
+            let text = format!(
+                "{{\"id\":\"r{n}\",\"time\":{time},\"application\":\"shop\",\"stage\":\"s\",\"instance\":\"i{}\",\
+                 \"labels\":{{\"device\":\"{device}\"}},\"metrics\":{{\"x.y\":{value}}}}}",
+                tenths % 3
+            );
+            texts.push((text, *restart));
+        }
+        let together = trial::outputs_of(limits, (&spec_of(&TOGETHER), ""), &texts, true);
+        for objective in TOGETHER {
+            let alone = trial::outputs_of(limits, (&spec_of(&[objective]), ""), &texts, false);
+            let name = objective.split([':', ',']).nth(1).unwrap().trim();
+            let named = format!("\"objective\":\"{name}\"");
+            let of_this: Vec<&String> = together.iter().filter(|line| line.contains(&named)).collect();
+            prop_assert_eq!(of_this, alone.iter().collect::<Vec<_>>());
+        }
+    }
+}

@@ -142,18 +142,21 @@ impl Store {
             engine.restore_panes(&row).map_err(unreadable("panes"))?;
         }
         drop(rows);
-        // Panes of slices that are open still.
+        // Panes of slices, and minutes, that are open still; both are a minute wide at most.
+        let lateness = engines.iter().map(Engine::lateness).max().unwrap_or_default();
         let sql = "SELECT s.tenant, s.application, stage, instance, slice, attribute, test, start_at, width, samples, total, squares, least, greatest \
                    FROM slices s JOIN applications a ON a.tenant = s.tenant AND a.application = s.application \
-                   WHERE s.start_at > a.clock_at - 600000000 ORDER BY test";
-        for row in query(sql, []).fetch_all(&self.read).await? {
+                   WHERE s.start_at > a.clock_at - $1 - 60000000 AND s.start_at + s.width > a.clock_at - $1 ORDER BY test";
+        let mut rows = query(sql, [lateness.as_micros().into()]).fetch(&self.read);
+        while let Some(row) = rows.try_next().await? {
             let row = super::slices::read(&row)?;
             engines[shard_of(&row.tenant, &row.application)].restore_slice(&row);
         }
+        drop(rows);
         let sql = "SELECT t.tenant, t.application, contract, objective, start_at, met, breached, no_data, insufficient, error \
                    FROM tallies t JOIN applications a ON a.tenant = t.tenant AND a.application = t.application \
-                   WHERE t.start_at > a.clock_at - 600000000";
-        for row in query(sql, []).fetch_all(&self.read).await? {
+                   WHERE t.start_at > a.clock_at - $1 - 60000000";
+        for row in query(sql, [lateness.as_micros().into()]).fetch_all(&self.read).await? {
             let row = super::slices::read_tally(&row)?;
             engines[shard_of(&row.tenant, &row.application)].restore_tally(&row);
         }

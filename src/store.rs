@@ -50,8 +50,15 @@ pub enum StoreError {
         /// Where it is.
         table: &'static str,
         /// What is wrong with it.
-        error: serde_json::Error,
+        error: String,
     },
+}
+
+impl StoreError {
+    /// For a row of a table that cannot be read, since...
+    pub fn unreadable<E: std::fmt::Display>(table: &'static str) -> impl Fn(E) -> StoreError {
+        move |error| StoreError::Unreadable { table, error: error.to_string() }
+    }
 }
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -357,7 +364,7 @@ fn maybe_time(row: &AnyRow, column: &str) -> Result<Option<Timestamp>> {
 }
 
 fn json(row: &AnyRow, table: &'static str, column: &str) -> Result<serde_json::Value> {
-    serde_json::from_str(&text(row, column)?).map_err(|error| StoreError::Unreadable { table, error })
+    serde_json::from_str(&text(row, column)?).map_err(StoreError::unreadable(table))
 }
 
 /// A word of an enum, as it is serialized.

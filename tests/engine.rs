@@ -332,7 +332,7 @@ const TOGETHER: [&str; 9] = [
     "{name: last, indicator: {attribute: x.y, aggregate: last, window: 20s, every: 10s, group_by: [device]}, target: {not_in: [2, b]}, no_data: hold}",
     "{name: distinct, indicator: {attribute: x.y, aggregate: distinct, window: 20s, every: 10s, group_by: [device]}, target: {max: 3}}",
     "{name: max, indicator: {attribute: x.y, aggregate: max, window: 10s, group_by: [device]}, target: {max: 1.5}, for: 20s}",
-    "{name: chart, indicator: {attribute: x.y, aggregate: zscore, window: 10s, group_by: [device]}, target: {range: [-2, 2]}}",
+    "{name: chart, indicator: {attribute: x.y, aggregate: zscore, baseline: {window: 1m}, window: 10s, group_by: [device]}, target: {max: 2}}",
 ];
 
 fn spec_of(objectives: &[&str]) -> String {

@@ -40,7 +40,7 @@ CREATE TABLE panes (
   bundle TEXT NOT NULL,
   chunk BIGINT NOT NULL,
   start_at BIGINT NOT NULL,
-  state TEXT NOT NULL,
+  state BYTEA NOT NULL,
   PRIMARY KEY (contract, tenant, application, bundle, chunk, start_at)
 );
 CREATE INDEX panes_by_age ON panes (tenant, application, start_at);

@@ -39,7 +39,7 @@ CREATE TABLE panes (
   bundle TEXT NOT NULL,
   chunk BIGINT NOT NULL,
   start_at BIGINT NOT NULL,
-  state TEXT NOT NULL,
+  state BLOB NOT NULL,
   PRIMARY KEY (contract, tenant, application, bundle, chunk, start_at)
 ) WITHOUT ROWID;
 CREATE INDEX panes_by_age ON panes (start_at);

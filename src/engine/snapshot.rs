@@ -99,8 +99,8 @@ pub struct PaneRow {
     pub chunk: u32,
     /// Where they start.
     pub start: Timestamp,
-    /// JSON.
-    pub state: String,
+    /// MessagePack: only a restart reads it.
+    pub state: Vec<u8>,
 }
 
 /// What a series remembers beyond its panes.
@@ -368,8 +368,8 @@ impl Engine {
     }
 
     /// Takes back panes. Their series must have been restored before.
-    pub fn restore_panes(&mut self, row: &PaneRow) -> Result<(), serde_json::Error> {
-        let PanesIn { sources, panes } = serde_json::from_str(&row.state)?;
+    pub fn restore_panes(&mut self, row: &PaneRow) -> Result<(), rmp_serde::decode::Error> {
+        let PanesIn { sources, panes } = rmp_serde::from_slice(&row.state)?;
         let Some(application) = self.application_mut(&row.tenant, &row.application) else {
             return Ok(());
         };
@@ -687,8 +687,8 @@ impl SeriesState {
     }
 }
 
-/// The panes of these series that start at a time, as JSON.
-fn panes_of(slab: &Slab, names: &Sources, indices: &[u32], start: Timestamp) -> String {
+/// The panes of these series that start at a time, as MessagePack.
+fn panes_of(slab: &Slab, names: &Sources, indices: &[u32], start: Timestamp) -> Vec<u8> {
     let mut out = PanesOut { sources: Vec::new(), panes: Vec::new() };
     let mut places: BTreeMap<SourceId, u32> = BTreeMap::new();
     for index in indices {
@@ -704,7 +704,7 @@ fn panes_of(slab: &Slab, names: &Sources, indices: &[u32], start: Timestamp) -> 
         let brought = brought.collect();
         out.panes.push((&series.key, &pane.accumulators, brought, &pane.misses));
     }
-    json(&out)
+    rmp_serde::to_vec(&out).expect("a list in memory takes all that engine state holds")
 }
 
 fn json(value: &impl Serialize) -> String {

@@ -43,8 +43,7 @@ pub(super) async fn standings(context: &mut Context<'_>, asked: Asked) -> Result
     let mut found = Vec::new();
     for row in context.ask(asked).await? {
         let contract = row.text("contract")?;
-        let unreadable = |error| StoreError::Unreadable { table: "series", error };
-        let of_row = crate::engine::standings(&row.text("state")?).map_err(unreadable)?;
+        let of_row = crate::engine::standings(&row.text("state")?).map_err(StoreError::unreadable("series"))?;
         found.extend(of_row.into_iter().map(|one| (contract.clone(), one)));
     }
     found.sort_by_cached_key(|(contract, one)| (contract.clone(), one.objective.clone(), one.labels.to_string()));

@@ -128,8 +128,8 @@ pub(super) async fn answer(store: &Store, subject: &Subject) -> Result<Why, Expl
     let (mut transitions, asked) = store.transitions(id).await?;
     view.queries.push(asked);
     let opening = transitions.iter().find(|transition| transition.state == "open").ok_or_else(missing)?;
-    let detail: Opening = serde_json::from_value(opening.detail.clone())
-        .map_err(|error| StoreError::Unreadable { table: "transitions", error })?;
+    let detail: Opening =
+        serde_json::from_value(opening.detail.clone()).map_err(StoreError::unreadable("transitions"))?;
     let mut evidence = detail.evidence.ok_or_else(missing)?;
     if view.view == View::Consumer {
         let contract = view.contract(&violation.contract, Some(&violation.version)).await?;

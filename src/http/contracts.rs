@@ -180,8 +180,7 @@ pub(super) async fn baselines(
         })
         .collect();
     for (objective, series, memory) in app.store.memories_of(&name, BASELINES_MAX).await? {
-        let summary = BaselineSummary::of_memory(&memory)
-            .map_err(|error| crate::store::StoreError::Unreadable { table: "memories", error })?;
+        let summary = BaselineSummary::of_memory(&memory).map_err(crate::store::StoreError::unreadable("memories"))?;
         records.extend(summary.map(|summary| BaselineRecord { objective, series: Some(series), file: None, summary }));
     }
     Ok(Json(records))

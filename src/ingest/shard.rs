@@ -22,7 +22,7 @@ const PART_AHEAD: usize = 4_096;
 /// Changes wait this long for more before they are saved.
 const SAVE_AFTER: Duration = Duration::from_secs(1);
 /// Rows that are saved at once, give or take an application: no event waits long behind them.
-const ROWS_MAX: usize = 200;
+const ROWS_MAX: usize = 100;
 /// After a save, the database is left alone for so many times as long as it took.
 const REST: u32 = 5;
 /// Applications are silent when no report came for this long.

@@ -74,7 +74,7 @@ impl Row {
     /// JSON text, or null.
     pub fn json(&self, column: &str) -> Result<Json> {
         let Some(text) = self.maybe(column)? else { return Ok(Json::Null) };
-        serde_json::from_str(&text).map_err(|error| StoreError::Unreadable { table: "answer", error })
+        serde_json::from_str(&text).map_err(StoreError::unreadable("answer"))
     }
 }
 

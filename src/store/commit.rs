@@ -198,9 +198,9 @@ async fn write_checkpoint(connection: &mut sqlx::AnyConnection, checkpoint: &Che
     let tail = "ON CONFLICT (contract, tenant, application, bundle, chunk) DO UPDATE SET state = excluded.state";
     insert_many(connection, head, tail, rows.collect()).await?;
     let rows = snapshot.panes.iter().map(|row| {
-        let [tenant, application, contract, bundle, state] =
-            [&row.tenant, &row.application, &row.contract, &row.bundle, &row.state]
-                .map(|text| Arg::from(text.as_str()));
+        let [tenant, application, contract, bundle] =
+            [&row.tenant, &row.application, &row.contract, &row.bundle].map(|text| Arg::from(text.as_str()));
+        let state = Arg::Bytes(row.state.clone());
         [tenant, application, contract, bundle, i64::from(row.chunk).into(), row.start.into(), state]
     });
     let head = "panes (tenant, application, contract, bundle, chunk, start_at, state)";

@@ -47,7 +47,7 @@ fn read(row: &sqlx::any::AnyRow) -> Result<ContractVersion> {
         digest: text(row, "digest")?,
         origin: text(row, "origin")?,
         source: text(row, "source")?,
-        files: serde_json::from_str(&files).map_err(|error| StoreError::Unreadable { table: "contracts", error })?,
+        files: serde_json::from_str(&files).map_err(StoreError::unreadable("contracts"))?,
         accepted_at: time(row, "accepted_at")?,
         in_force: number(row, "in_force")? != 0,
     })

@@ -77,7 +77,6 @@ impl Store {
 
     /// Gives each engine the state of the applications that are its own. Contracts must be set.
     pub async fn restore(&self, engines: &mut [Engine], shard_of: impl Fn(&str, &str) -> usize) -> Result<()> {
-        let unreadable = |table| move |error| StoreError::Unreadable { table, error };
         for row in query("SELECT tenant, application, clock_at, needed_at, state FROM applications", [])
             .fetch_all(&self.read)
             .await?
@@ -90,7 +89,7 @@ impl Store {
                 state: text(&row, "state")?,
             };
             let engine = &mut engines[shard_of(&row.tenant, &row.application)];
-            engine.restore_application(&row).map_err(unreadable("applications"))?;
+            engine.restore_application(&row).map_err(StoreError::unreadable("applications"))?;
         }
         let sql = "SELECT tenant, application, contract, bundle, chunk, state FROM series ORDER BY contract, tenant, application, bundle, chunk";
         let mut rows = query(sql, []).fetch(&self.read);
@@ -104,7 +103,7 @@ impl Store {
                 state: text(&row, "state")?,
             };
             let engine = &mut engines[shard_of(&row.tenant, &row.application)];
-            engine.restore_series(&row).map_err(unreadable("series"))?;
+            engine.restore_series(&row).map_err(StoreError::unreadable("series"))?;
         }
         drop(rows);
         let sql = "SELECT tenant, application, contract, objective, input, series, labels, memory FROM memories";
@@ -121,7 +120,7 @@ impl Store {
                 memory: text(&row, "memory")?,
             };
             let engine = &mut engines[shard_of(&row.tenant, &row.application)];
-            engine.restore_memory(&row).map_err(unreadable("memories"))?;
+            engine.restore_memory(&row).map_err(StoreError::unreadable("memories"))?;
         }
         drop(rows);
         let sql = "SELECT p.tenant, p.application, contract, bundle, chunk, start_at, p.state FROM panes p \
@@ -136,10 +135,10 @@ impl Store {
                 bundle: text(&row, "bundle")?,
                 chunk: number(&row, "chunk")? as u32,
                 start: time(&row, "start_at")?,
-                state: text(&row, "state")?,
+                state: row.try_get("state")?,
             };
             let engine = &mut engines[shard_of(&row.tenant, &row.application)];
-            engine.restore_panes(&row).map_err(unreadable("panes"))?;
+            engine.restore_panes(&row).map_err(StoreError::unreadable("panes"))?;
         }
         drop(rows);
         // Panes of slices, and minutes, that are open still; both are a minute wide at most.
@@ -181,7 +180,7 @@ impl Store {
                 entries: text(&row, "entries")?,
             };
             let engine = &mut engines[shard_of(&row.tenant, &row.application)];
-            engine.restore_joins(&row).map_err(unreadable("joins"))?;
+            engine.restore_joins(&row).map_err(StoreError::unreadable("joins"))?;
         }
         Ok(())
     }
@@ -192,8 +191,7 @@ impl Store {
         let rows = query(sql, [contract.into()]).fetch_all(&self.read).await?;
         let mut found = Vec::new();
         for row in &rows {
-            let unreadable = |error| StoreError::Unreadable { table: "series", error };
-            found.extend(standings(&text(row, "state")?).map_err(unreadable)?);
+            found.extend(standings(&text(row, "state")?).map_err(StoreError::unreadable("series"))?);
         }
         found.sort_by_cached_key(|one| (one.objective.clone(), one.input.clone(), one.labels.to_string()));
         found.truncate(10_000);
@@ -224,8 +222,8 @@ impl Store {
         let state = row.map(|row| super::json(&row, "applications", "state")).transpose()?.unwrap_or_default();
         let rules = state["contracts"][contract]["rules"].as_object().cloned().unwrap_or_default();
         let read = |(objective, mut state): (String, serde_json::Value)| {
-            let unreadable = |error| StoreError::Unreadable { table: "applications", error };
-            let lifecycle = serde_json::from_value(state["lifecycle"].take()).map_err(unreadable)?;
+            let lifecycle = serde_json::from_value(state["lifecycle"].take());
+            let lifecycle = lifecycle.map_err(StoreError::unreadable("applications"))?;
             Ok(Standing { objective, input: String::new(), labels: serde_json::json!({}), lifecycle })
         };
         rules.into_iter().map(read).collect()

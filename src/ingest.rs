@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::Subject;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::Program;
@@ -21,8 +21,10 @@ mod shard;
 
 pub use shard::{Shard, ShardSettings};
 
-/// Batches that wait for a shard, at most; then the source waits, and further messages come together.
-const BATCHES_MAX: usize = 2;
+/// Messages that wait for a shard, at most; then the source waits, and further ones come together.
+const MESSAGES_MAX: usize = 20_000;
+/// Batches and other things that wait for a shard, at most.
+const INPUTS_MAX: usize = 1_000;
 /// Commits that wait for the writer, at most; then shards wait.
 const COMMITS_MAX: usize = 64;
 /// Bytes of a refused report that are passed on.
@@ -44,8 +46,9 @@ pub struct Message {
 
 /// What a shard is told, in order.
 pub enum ShardInput {
-    /// Messages for it, and the position up to which there are no others for it.
-    Batch(Vec<Message>, i64),
+    /// Messages for it, the position up to which there are no others for it, and the room that they
+    /// take up among those that wait.
+    Batch(Vec<Message>, i64, OwnedSemaphorePermit),
     /// Time goes on. `caught_up`: the source has nothing pending.
     Tick {
         /// The wall clock.
@@ -79,6 +82,8 @@ pub struct RejectedReport {
 #[derive(Clone)]
 pub struct Shards {
     inputs: Arc<[mpsc::Sender<ShardInput>]>,
+    /// For each, how many more messages may wait.
+    room: Arc<[Arc<Semaphore>]>,
     caught_up: Arc<AtomicBool>,
 }
 
@@ -90,8 +95,9 @@ pub fn shard_of(application: u128, shards: usize) -> usize {
 impl Shards {
     /// Channels to a number of shards, and their other ends.
     pub fn new(shards: usize) -> (Shards, Vec<mpsc::Receiver<ShardInput>>) {
-        let (inputs, outputs): (Vec<_>, Vec<_>) = (0..shards).map(|_| mpsc::channel(BATCHES_MAX)).unzip();
-        (Shards { inputs: inputs.into(), caught_up: Arc::default() }, outputs)
+        let (inputs, outputs): (Vec<_>, Vec<_>) = (0..shards).map(|_| mpsc::channel(INPUTS_MAX)).unzip();
+        let room = inputs.iter().map(|_| Arc::new(Semaphore::new(MESSAGES_MAX))).collect();
+        (Shards { inputs: inputs.into(), room, caught_up: Arc::default() }, outputs)
     }
 
     /// Hands messages to their shards, and tells all how far the source was read.
@@ -101,8 +107,11 @@ impl Shards {
             let shard = message.application.map_or(0, |application| shard_of(application, parts.len()));
             parts[shard].push(message);
         }
-        for (input, part) in self.inputs.iter().zip(parts) {
-            let _ = input.send(ShardInput::Batch(part, upto)).await;
+        for ((input, room), part) in self.inputs.iter().zip(self.room.iter()).zip(parts) {
+            let wanted = part.len().min(MESSAGES_MAX) as u32;
+            // Nobody closes the semaphore; a shard that has ended takes no more.
+            let Ok(permit) = room.clone().acquire_many_owned(wanted).await else { return };
+            let _ = input.send(ShardInput::Batch(part, upto, permit)).await;
         }
     }
 

@@ -121,7 +121,11 @@ impl Shard {
     pub fn run(mut self, mut inputs: mpsc::Receiver<ShardInput>) {
         while let Some(input) = inputs.blocking_recv() {
             match input {
-                ShardInput::Batch(messages, upto) => self.take_in(messages, upto),
+                ShardInput::Batch(messages, upto, room) => {
+                    // Others may wait while these are taken in.
+                    drop(room);
+                    self.take_in(messages, upto);
+                }
                 ShardInput::Tick { now, caught_up } => self.tick(now, caught_up),
                 ShardInput::Set(program) => self.set(program),
                 ShardInput::Remove(name) => {

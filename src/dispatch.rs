@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rand::RngExt;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::metrics::Metrics;
-use crate::store::{DeliveryState, Due, Store, StoreError};
+use crate::store::{Attempt, DeliveryState, Due, Store, StoreError};
 use crate::time::{Span, Timestamp};
 
 pub mod event;
@@ -27,6 +27,10 @@ const ATTEMPTS_PER_DESTINATION_MAX: usize = 16;
 /// Deliveries are given up after this long.
 const GIVE_UP_AFTER: Span = Span::seconds(30 * 3_600);
 const PAUSE_MAX: Duration = Duration::from_secs(3_600);
+/// Ends of attempts wait this long for others.
+const NOTE_AFTER: Duration = Duration::from_millis(20);
+/// A database that does not take them is tried again after this long.
+const NOTE_AGAIN: Duration = Duration::from_secs(1);
 
 /// Where deliveries of a kind go.
 #[derive(Clone)]
@@ -72,6 +76,8 @@ pub async fn run(
     let attempts = TaskTracker::new();
     let permits = Arc::new(Semaphore::new(ATTEMPTS_MAX));
     let under_way = Arc::new(Mutex::new(UnderWay::default()));
+    let (ended, endings) = mpsc::channel(ATTEMPTS_MAX);
+    let noting = tokio::spawn(note_all(store.clone(), endings, under_way.clone()));
     while !stop.is_cancelled() {
         let free = permits.available_permits();
         let due = match due(&store, carrier.kind(), free, &under_way).await {
@@ -89,13 +95,14 @@ pub async fn run(
                 continue;
             }
             let Ok(permit) = permits.clone().acquire_owned().await else { return };
-            let (store, carrier, metrics) = (store.clone(), carrier.clone(), metrics.clone());
-            let under_way = under_way.clone();
+            let (carrier, metrics) = (carrier.clone(), metrics.clone());
+            let (under_way, ended) = (under_way.clone(), ended.clone());
             attempts.spawn(async move {
-                let result = carrier.send(&due).await;
-                note(&store, &metrics, &due, result).await;
-                lock(&under_way).end(&due);
+                let attempt = attempt_of(&metrics, &due, carrier.send(&due).await);
+                lock(&under_way).leave(&due);
                 drop(permit);
+                // Whoever notes it ends after all attempts.
+                let _ = ended.send(attempt).await;
             });
         }
         if !more {
@@ -107,11 +114,37 @@ pub async fn run(
     }
     attempts.close();
     attempts.wait().await;
+    drop(ended);
+    let _ = noting.await;
+}
+
+/// Notes the ends of attempts, those of a moment together: the database has other things to write.
+async fn note_all(store: Store, mut endings: mpsc::Receiver<Attempt>, under_way: Arc<Mutex<UnderWay>>) {
+    let mut ended = Vec::new();
+    while endings.recv_many(&mut ended, ATTEMPTS_MAX).await > 0 {
+        tokio::time::sleep(NOTE_AFTER).await;
+        while let Ok(attempt) = endings.try_recv() {
+            ended.push(attempt);
+        }
+        // Until then they stand there as due, and would be made again.
+        while let Err(error) = store.attempted(&ended).await {
+            tracing::error!(%error, "cannot note the ends of {} deliveries; trying again", ended.len());
+            if endings.is_closed() {
+                break;
+            }
+            tokio::time::sleep(NOTE_AGAIN).await;
+        }
+        let mut under_way = lock(&under_way);
+        for attempt in ended.drain(..) {
+            under_way.ids.remove(&attempt.id);
+        }
+    }
 }
 
 /// The attempts that are being made.
 #[derive(Default)]
 struct UnderWay {
+    /// Until their end is noted.
     ids: HashSet<String>,
     destinations: HashMap<String, usize>,
 }
@@ -132,8 +165,7 @@ impl UnderWay {
         true
     }
 
-    fn end(&mut self, due: &Due) {
-        self.ids.remove(&due.id);
+    fn leave(&mut self, due: &Due) {
         if let Some(count) = self.destinations.get_mut(&due.destination) {
             *count -= 1;
             if *count == 0 {
@@ -156,11 +188,12 @@ async fn due(store: &Store, kind: &str, limit: usize, under_way: &Mutex<UnderWay
     Ok(due)
 }
 
-async fn note(store: &Store, metrics: &Metrics, due: &Due, result: Result<(), Failure>) {
-    let now = Timestamp::now();
+/// What the end of an attempt means for its delivery.
+fn attempt_of(metrics: &Metrics, due: &Due, result: Result<(), Failure>) -> Attempt {
+    let at = Timestamp::now();
     let (state, error) = match result {
         Ok(()) => (DeliveryState::Sent, None),
-        Err(failure) if failure.is_final || now.since(due.created_at) > GIVE_UP_AFTER => {
+        Err(failure) if failure.is_final || at.since(due.created_at) > GIVE_UP_AFTER => {
             (DeliveryState::Dead, Some(failure.message))
         }
         Err(failure) => (DeliveryState::Pending, Some(failure.message)),
@@ -174,11 +207,8 @@ async fn note(store: &Store, metrics: &Metrics, due: &Due, result: Result<(), Fa
     if let Some(error) = &error {
         tracing::warn!(destination = due.destination, attempt = due.attempts + 1, "delivery {outcome}: {error}");
     }
-    let next = now + Span::from_micros(pause(due.attempts).as_micros() as i64);
-    if let Err(error) = store.attempted(&due.id, state, next, error).await {
-        // The claim runs out and the delivery is tried again: twice at the receiver, under one id.
-        tracing::error!(%error, "cannot note the end of a delivery");
-    }
+    let next = at + Span::from_micros(pause(due.attempts).as_micros() as i64);
+    Attempt { id: due.id.clone(), state, at, next, error }
 }
 
 /// The time before the next attempt: 1 s, doubling to an hour, give or take a fifth.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::Subject;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
@@ -174,12 +174,14 @@ pub async fn write(
         }
         let next = next_of(&mut waiting);
         let mut pause = Duration::from_millis(50);
+        let started = Instant::now();
         while let Err(error) = store.commit(&next).await {
             metrics.commit_failures.inc();
             tracing::error!(%error, "cannot write to the database; trying again in {pause:?}");
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(5));
         }
+        metrics.committed(next.iter().any(|commit| commit.checkpoint.is_some()), started.elapsed());
         if next.iter().any(Commit::has_effects) {
             outbox.send_replace(());
         }

@@ -7,6 +7,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::engine::{Counts, Verdict};
@@ -68,6 +69,19 @@ pub struct Metrics {
     pub series: Family<ShardLabel, Gauge>,
     /// Commits that failed and were tried again.
     pub commit_failures: Counter,
+    /// How long a commit takes, from its begin to its end.
+    commit_seconds: Family<CommitLabel, Histogram, fn() -> Histogram>,
+}
+
+/// What a commit holds: `events`, or `state` of applications.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CommitLabel {
+    holds: &'static str,
+}
+
+/// From half a millisecond to 4 s, doubling.
+fn histogram() -> Histogram {
+    Histogram::new(exponential_buckets(0.000_5, 2.0, 14))
 }
 
 /// One label `shard`.
@@ -104,6 +118,7 @@ impl Default for Metrics {
             contracts: Gauge::default(),
             series: Family::default(),
             commit_failures: Counter::default(),
+            commit_seconds: Family::new_with_constructor(histogram),
         };
         metrics.register();
         metrics
@@ -156,6 +171,11 @@ impl Metrics {
         r.register("contracts", "Contracts in force", self.contracts.clone());
         r.register("series", "Live series", self.series.clone());
         r.register("commit_failures", "Commits that failed and were tried again", self.commit_failures.clone());
+        r.register(
+            "commit_seconds",
+            "How long commits to the database take, of events and of state",
+            self.commit_seconds.clone(),
+        );
     }
 
     /// Adds what an engine counted.
@@ -193,6 +213,12 @@ impl Metrics {
     /// A refused report could not be passed on.
     pub fn rejected_unpublished(&self) {
         self.rejected_unpublished.inc();
+    }
+
+    /// A commit was written.
+    pub fn committed(&self, state: bool, took: std::time::Duration) {
+        let label = CommitLabel { holds: if state { "state" } else { "events" } };
+        self.commit_seconds.get_or_create(&label).observe(took.as_secs_f64());
     }
 
     /// A delivery was tried; `outcome` is sent, failed or dead.

@@ -28,7 +28,7 @@ pub use actions::{ActionQuery, ActionRecord, OUTCOME_STATES, Outcome};
 pub use ask::{Asked, Row as AskedRow};
 pub use commit::{Checkpoint, Commit};
 pub use contracts::ContractVersion;
-pub use deliveries::{DeliveryRecord, DeliveryState, Due};
+pub use deliveries::{Attempt, DeliveryRecord, DeliveryState, Due};
 pub use journal::Entry;
 pub use outbox::{Delivery, action_event, violation_event, webhook_event};
 pub use retention::Retention;

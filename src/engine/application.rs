@@ -380,6 +380,10 @@ impl Application {
         for l in lanes {
             let there = |home: &Option<(u16, u16)>| home.filter(|home| home.0 == l).map(|home| usize::from(home.1));
             let slots_there: Vec<Option<usize>> = homes.iter().map(there).collect();
+            let mut both = slots_there.iter().zip(&old.members);
+            if !both.any(|(home, member)| home.is_some() && member.is_some()) {
+                continue;
+            }
             let lane = &mut self.bound[bound].lanes[usize::from(l)];
             let bundle = lane.bundle.clone();
             let index = match lane.series.get(&old.key) {

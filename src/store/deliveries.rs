@@ -7,6 +7,21 @@ use utoipa::ToSchema;
 use super::{Cursor, Filter, Page, Result, Store, maybe, maybe_time, number, query, text, time};
 use crate::time::Timestamp;
 
+/// The end of an attempt to deliver.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    /// The delivery.
+    pub id: String,
+    /// What becomes of it.
+    pub state: DeliveryState,
+    /// When the attempt ended.
+    pub at: Timestamp,
+    /// When it is tried again, if it still is pending.
+    pub next: Timestamp,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
 /// A message that is due.
 #[derive(Debug, Clone)]
 pub struct Due {
@@ -119,19 +134,17 @@ impl Store {
         Ok(())
     }
 
-    /// Notes the end of an attempt. `next` counts for those still pending.
-    pub async fn attempted(
-        &self,
-        id: &str,
-        state: DeliveryState,
-        next: Timestamp,
-        error: Option<String>,
-    ) -> Result<()> {
-        let done = (state != DeliveryState::Pending).then(|| Timestamp::now().as_micros());
-        let sql = "UPDATE deliveries SET state = $1, attempts = attempts + 1, next_at = $2, error = $3, \
-                   done_at = COALESCE($4, done_at) WHERE id = $5";
-        let query = query(sql, [state.as_str().into(), next.into(), error.into()]).bind(done).bind(id.to_owned());
-        query.execute(&self.write).await?;
+    /// Notes the ends of attempts, all or none.
+    pub async fn attempted(&self, attempts: &[Attempt]) -> Result<()> {
+        let mut transaction = self.write.begin().await?;
+        for Attempt { id, state, at, next, error } in attempts {
+            let done = (*state != DeliveryState::Pending).then(|| at.as_micros());
+            let sql = "UPDATE deliveries SET state = $1, attempts = attempts + 1, next_at = $2, error = $3, \
+                       done_at = COALESCE($4, done_at) WHERE id = $5";
+            let args = [state.as_str().into(), (*next).into(), error.clone().into()];
+            query(sql, args).bind(done).bind(id.clone()).execute(&mut *transaction).await?;
+        }
+        transaction.commit().await?;
         Ok(())
     }
 

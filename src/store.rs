@@ -229,9 +229,9 @@ fn query<const N: usize>(sql: &str, args: [Arg; N]) -> Query<'static> {
     args.into_iter().fold(sqlx::query(AssertSqlSafe(sql.to_owned())), bind)
 }
 
-/// Rows that one statement inserts: few different numbers, so that statements are prepared once;
-/// the greatest stays below the parameter limits of both databases.
-const ROWS: [usize; 4] = [128, 32, 8, 1];
+/// Rows that one statement inserts: few different numbers, so that statements are prepared once and
+/// all are remembered (100 of a connection); the greatest stays below the parameter limits of both databases.
+const ROWS: [usize; 6] = [128, 32, 8, 4, 2, 1];
 
 /// `INSERT INTO head VALUES (...), (...) tail`, in as many statements as needed.
 async fn insert_many<const N: usize>(

@@ -238,18 +238,33 @@ struct MemberState {
     lifecycle: Lifecycle,
 }
 
-/// Panes of one start. Names of instances; of each series the accumulators by slot, what instances
-/// brought, and how much of it missed.
+/// Panes of one start, and the names of instances in them; borrowed and owned, in the same form.
 #[derive(Serialize)]
 struct PanesOut<'a> {
     sources: Vec<&'a str>,
-    panes: Vec<(&'a SeriesKey, &'a [Accumulator], Vec<BroughtState>, &'a [u32])>,
+    panes: Vec<PaneOut<'a>>,
+}
+
+#[derive(Serialize)]
+struct PaneOut<'a> {
+    key: &'a SeriesKey,
+    accumulators: &'a [Accumulator],
+    brought: Vec<BroughtState>,
+    misses: &'a [u32],
 }
 
 #[derive(Deserialize)]
 struct PanesIn {
     sources: Vec<String>,
-    panes: Vec<(SeriesKey, Box<[Accumulator]>, Vec<BroughtState>, Vec<u32>)>,
+    panes: Vec<PaneIn>,
+}
+
+#[derive(Deserialize)]
+struct PaneIn {
+    key: SeriesKey,
+    accumulators: Box<[Accumulator]>,
+    brought: Vec<BroughtState>,
+    misses: Vec<u32>,
 }
 
 /// Place of the instance's name, slots, observations, sum.
@@ -383,7 +398,7 @@ impl Engine {
             return Ok(());
         }
         let sources: Vec<_> = sources.iter().map(|name| application.sources.number(name)).collect();
-        for (key, accumulators, brought, misses) in panes {
+        for PaneIn { key, accumulators, brought, misses } in panes {
             let whole = accumulators.len() == lane.bundle.inputs.len();
             let Some(index) = lane.series.get(&key).filter(|_| whole) else { continue };
             let brought = brought.into_iter().map(|(source, taken, samples, sum)| Brought {
@@ -702,7 +717,8 @@ fn panes_of(slab: &Slab, names: &Sources, indices: &[u32], start: Timestamp) -> 
             (place, brought.taken, brought.samples, brought.sum)
         });
         let brought = brought.collect();
-        out.panes.push((&series.key, &pane.accumulators, brought, &pane.misses));
+        let (key, accumulators, misses) = (&series.key, &*pane.accumulators, &*pane.misses);
+        out.panes.push(PaneOut { key, accumulators, brought, misses });
     }
     rmp_serde::to_vec(&out).expect("a list in memory takes all that engine state holds")
 }

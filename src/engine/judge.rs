@@ -550,7 +550,10 @@ impl Application {
             self.forgotten.push((promised.contract.clone(), promised.objective.name.clone(), input, key));
         }
         let gauge = &lane.bundle.inputs[slot].gauge;
-        series.panes.0.iter_mut().for_each(|pane| pane.forget(slot, gauge));
+        for pane in &mut series.panes.0 {
+            pane.forget(slot, gauge);
+            pane.dirty = keep;
+        }
         series.settle();
         if series.alive() == 0 {
             lane.series.remove(&series.key);

@@ -401,13 +401,15 @@ impl Application {
     /// A new version of a contract that is bound already.
     fn rebind(&mut self, program: Arc<Program>, out: &mut Outputs) {
         let Some(b) = self.bound.iter().position(|bound| bound.program.name() == program.name()) else { return };
+        // The number of an objective in the new version, if it promises the same there.
+        let goes_on = |old: &Promised| {
+            let same = |new: &Arc<Promised>| {
+                new.objective.promise == old.objective.promise && new.objective.name == old.objective.name
+            };
+            program.promises.iter().position(same)
+        };
         for o in 0..self.bound[b].watched.len() {
-            let old = self.bound[b].watched[o].promised.clone();
-            let kept = program
-                .promises
-                .iter()
-                .any(|new| new.objective.promise == old.objective.promise && new.objective.name == old.objective.name);
-            if !kept {
+            if goes_on(&self.bound[b].watched[o].promised).is_none() {
                 let place = Place { bound: b as u16, objective: o as u16, input: 0 };
                 self.end_objective(place, self.watermark, Resolution::Withdrawn, out);
             }
@@ -415,12 +417,6 @@ impl Application {
         let mut old = std::mem::replace(&mut self.bound[b], Bound::new(program.clone()));
         let new = &mut self.bound[b];
         new.past = std::mem::take(&mut old.past);
-        let goes_on = |old: &Promised| {
-            let same = |new: &Arc<Promised>| {
-                new.objective.promise == old.objective.promise && new.objective.name == old.objective.name
-            };
-            program.promises.iter().position(same)
-        };
         for watched in old.watched {
             if let Some(o) = goes_on(&watched.promised) {
                 let Watched { promised, inputs, alive, .. } = &new.watched[o];
@@ -430,9 +426,8 @@ impl Application {
         }
         for lane in old.lanes {
             let home = |member: &(u16, u16)| {
-                let promised = &old.program.promises[usize::from(member.0)];
-                let input = &promised.inputs[usize::from(member.1)];
-                goes_on(promised).and_then(|_| self.bound[b].home(&promised.objective.name, &input.name))
+                let o = goes_on(&old.program.promises[usize::from(member.0)])?;
+                Some(self.bound[b].watched[o].inputs[usize::from(member.1)])
             };
             let homes: Vec<_> = lane.bundle.members.iter().map(home).collect();
             for index in lane.series.values() {
@@ -441,7 +436,7 @@ impl Application {
                 }
             }
         }
-        self.rewrite(b);
+        self.rewrite(program.name());
         self.renumber();
     }
 
@@ -453,7 +448,7 @@ impl Application {
             let place = Place { bound: b as u16, objective: o as u16, input: 0 };
             self.end_objective(place, self.watermark, Resolution::Withdrawn, out);
         }
-        self.rewrite(b);
+        self.rewrite(name);
         self.bound.remove(b);
         self.renumber();
     }

@@ -67,7 +67,7 @@ impl Fence {
     /// Whether a number lies beyond the bounds.
     #[inline]
     pub fn is_beyond(&self, number: f64) -> bool {
-        number < self.bounds.0 || self.bounds.1 < number
+        lies_beyond(self.bounds, number)
     }
 }
 
@@ -94,6 +94,10 @@ impl Summary {
         let value = number.filter(|number| number.is_finite()).map(|number| Scalar(Value::Number(number)));
         Summary { samples, value, ..Summary::default() }
     }
+}
+
+fn lies_beyond((low, high): (f64, f64), number: f64) -> bool {
+    number < low || high < number
 }
 
 impl Fence {
@@ -191,7 +195,7 @@ impl Gauge {
     }
 
     fn is_beyond(&self, number: f64) -> bool {
-        number < self.bounds.0 || self.bounds.1 < number
+        lies_beyond(self.bounds, number)
     }
 
     /// An observation as a number, for the share that its instance has: for pairs whether it is
@@ -301,14 +305,13 @@ impl Gauge {
     fn add_value(&self, accumulator: &mut Accumulator, time: Timestamp, value: &Value<'_>) {
         let number = value.as_number().unwrap_or_default();
         match accumulator {
-            _ if self.fence.is_all => accumulator.add_number(number, &self.fence),
             Accumulator::Last { n, last } => {
                 *n += 1;
                 if last.as_ref().is_none_or(|(at, _)| *at <= time.as_micros()) {
                     *last = Some((time.as_micros(), Scalar(value.clone().into_owned())));
                 }
             }
-            Accumulator::Ratio { n, good } => {
+            Accumulator::Ratio { n, good } if !self.fence.is_all => {
                 *n += 1;
                 let holds = self.good.as_ref().and_then(|condition| condition.holds(value));
                 *good += u64::from(holds == Some(true));
@@ -324,15 +327,13 @@ impl Gauge {
                     values.push((time.as_micros(), number));
                 }
             }
-            Accumulator::Count { n } => *n += 1,
-            Accumulator::Sum { n, total } => {
-                *n += 1;
-                total.add(number);
-            }
-            Accumulator::Moments(_)
+            Accumulator::Count { .. }
+            | Accumulator::Sum { .. }
+            | Accumulator::Moments(_)
             | Accumulator::Extremes { .. }
             | Accumulator::Quantile { .. }
-            | Accumulator::Confusion(_)
+            | Accumulator::Ratio { .. } => accumulator.add_number(number, &self.fence),
+            Accumulator::Confusion(_)
             | Accumulator::Regression(_)
             | Accumulator::Ranking(_)
             | Accumulator::Coverage { .. }

@@ -356,9 +356,9 @@ impl Engine {
             application.adopt(b, &homes, series, known.then_some(row.chunk));
         }
         application.next_due = application.find_next_due();
-        if !known && !application.rewritten.contains(&row.contract) {
+        if !known {
             application.dirty = true;
-            application.rewritten.push(row.contract.clone());
+            application.rewrite(&row.contract);
             if let Some(place) = self.place(&row.tenant, &row.application) {
                 self.note_change(place);
             }
@@ -485,16 +485,9 @@ impl Application {
     }
 
     /// All that is stored of a contract's series is to be stored anew.
-    pub(super) fn rewrite(&mut self, b: usize) {
-        if !self.series.keep {
-            return;
-        }
-        let bound = &self.bound[b];
-        self.rewritten.push(bound.program.name().to_owned());
-        for index in bound.lanes.iter().flat_map(|lane| lane.series.values()) {
-            let series = self.series.touch(*index);
-            series.panes.0.iter_mut().for_each(|pane| pane.dirty = true);
-            series.members.iter_mut().flatten().for_each(|member| member.memory_dirty = true);
+    pub(super) fn rewrite(&mut self, contract: &str) {
+        if self.series.keep && !self.rewritten.iter().any(|known| known == contract) {
+            self.rewritten.push(contract.to_owned());
         }
     }
 
@@ -568,13 +561,14 @@ impl Application {
     fn save_series(&mut self, snapshot: &mut Snapshot) {
         let (tenant, application) = (self.tenant.to_string(), self.name.to_string());
         for contract in std::mem::take(&mut self.rewritten) {
-            if let Some(b) = self.bound_of(&contract) {
-                // It may have been asked for by a restart, which touches nothing.
-                self.rewrite(b);
+            let bound = self.bound_of(&contract).map(|b| &self.bound[b]);
+            for index in bound.into_iter().flat_map(|bound| &bound.lanes).flat_map(|lane| lane.series.values()) {
+                let series = self.series.touch(*index);
+                series.panes.0.iter_mut().for_each(|pane| pane.dirty = true);
+                series.members.iter_mut().flatten().for_each(|member| member.memory_dirty = true);
             }
             snapshot.rewritten.push([tenant.clone(), application.clone(), contract]);
         }
-        self.rewritten.clear();
         let mut changed: BTreeSet<(u16, u16, u32)> = BTreeSet::new();
         for index in self.series.take_changed() {
             let series = self.series.get(index);

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use async_nats::Subject;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -16,13 +15,17 @@ use crate::store::{Commit, Store};
 use crate::time::{Span, Timestamp};
 
 pub mod journal;
+mod messages;
 pub mod nats;
 mod shard;
 
+pub use messages::{Message, Messages, Spare};
 pub use shard::{Shard, ShardSettings};
 
-/// Messages that wait for a shard, at most; then the source waits, and further ones come together.
-const MESSAGES_MAX: usize = 20_000;
+/// Bytes of messages that wait for a shard, at most; then the source waits, and further ones come together.
+const WAITING_BYTES_MAX: usize = 16 << 20;
+/// Bytes of messages that are handed to shards at once; the more are ready, the more travel together.
+const FORWARD_BYTES: usize = 16 << 20;
 /// Batches and other things that wait for a shard, at most.
 const INPUTS_MAX: usize = 1_000;
 /// Commits that wait for the writer, at most; then shards wait.
@@ -32,23 +35,10 @@ const REJECTED_BYTES_MAX: usize = 64 << 10;
 /// Event times further ahead of the clock than this are refused.
 const AHEAD_MAX: Span = Span::seconds(300);
 
-/// One message of a source: one or more reports.
-pub struct Message {
-    /// Its place in the source; grows.
-    pub position: i64,
-    /// Where it came from...
-    pub subject: Subject,
-    /// ...and the digest of the tenant and the application in it; reports must agree.
-    pub application: Option<u128>,
-    /// Reports.
-    pub body: axum::body::Bytes,
-}
-
 /// What a shard is told, in order.
 pub enum ShardInput {
-    /// Messages for it, the position up to which there are no others for it, and the room that they
-    /// take up among those that wait.
-    Batch(Vec<Message>, i64, OwnedSemaphorePermit),
+    /// Messages come.
+    Batch(Batch),
     /// Time goes on. `caught_up`: the source has nothing pending.
     Tick {
         /// The wall clock.
@@ -62,6 +52,17 @@ pub enum ShardInput {
     Remove(String),
     /// Save everything and end.
     Stop,
+}
+
+/// Messages for a shard.
+pub struct Batch {
+    messages: Messages,
+    /// The position up to which there are no others for it.
+    upto: i64,
+    /// The room that they take up among those that wait.
+    room: OwnedSemaphorePermit,
+    /// Where they go when they were taken in.
+    spare: Spare,
 }
 
 /// A report that was refused, for `qoa.rejected`.
@@ -82,8 +83,9 @@ pub struct RejectedReport {
 #[derive(Clone)]
 pub struct Shards {
     inputs: Arc<[mpsc::Sender<ShardInput>]>,
-    /// For each, how many more messages may wait.
+    /// For each, how many more bytes may wait.
     room: Arc<[Arc<Semaphore>]>,
+    spare: Spare,
     caught_up: Arc<AtomicBool>,
 }
 
@@ -92,27 +94,43 @@ pub fn shard_of(application: u128, shards: usize) -> usize {
     (application % shards as u128) as usize
 }
 
+/// Messages by shard.
+struct Parts(Vec<Messages>);
+
+impl Parts {
+    fn push(&mut self, message: Message<'_>) {
+        let shard = message.application.map_or(0, |application| shard_of(application, self.0.len()));
+        self.0[shard].push(message);
+    }
+
+    /// Whether these are as many as travel together.
+    fn is_full(&self) -> bool {
+        self.0.iter().map(Messages::bytes).sum::<usize>() >= FORWARD_BYTES
+    }
+}
+
 impl Shards {
     /// Channels to a number of shards, and their other ends.
     pub fn new(shards: usize) -> (Shards, Vec<mpsc::Receiver<ShardInput>>) {
         let (inputs, outputs): (Vec<_>, Vec<_>) = (0..shards).map(|_| mpsc::channel(INPUTS_MAX)).unzip();
-        let room = inputs.iter().map(|_| Arc::new(Semaphore::new(MESSAGES_MAX))).collect();
-        (Shards { inputs: inputs.into(), room, caught_up: Arc::default() }, outputs)
+        let room = inputs.iter().map(|_| Arc::new(Semaphore::new(WAITING_BYTES_MAX))).collect();
+        (Shards { inputs: inputs.into(), room, spare: Spare::default(), caught_up: Arc::default() }, outputs)
     }
 
     /// Hands messages to their shards, and tells all how far the source was read.
-    async fn forward(&self, messages: Vec<Message>, upto: i64) {
-        let mut parts: Vec<Vec<Message>> = self.inputs.iter().map(|_| Vec::new()).collect();
-        for message in messages {
-            let shard = message.application.map_or(0, |application| shard_of(application, parts.len()));
-            parts[shard].push(message);
-        }
-        for ((input, room), part) in self.inputs.iter().zip(self.room.iter()).zip(parts) {
-            let wanted = part.len().min(MESSAGES_MAX) as u32;
+    async fn forward(&self, parts: Parts, upto: i64) {
+        for ((input, room), messages) in self.inputs.iter().zip(self.room.iter()).zip(parts.0) {
+            let wanted = messages.bytes().min(WAITING_BYTES_MAX) as u32;
             // Nobody closes the semaphore; a shard that has ended takes no more.
-            let Ok(permit) = room.clone().acquire_many_owned(wanted).await else { return };
-            let _ = input.send(ShardInput::Batch(part, upto, permit)).await;
+            let Ok(room) = room.clone().acquire_many_owned(wanted).await else { return };
+            let batch = Batch { messages, upto, room, spare: self.spare.clone() };
+            let _ = input.send(ShardInput::Batch(batch)).await;
         }
+    }
+
+    /// Lists to be filled for the shards.
+    fn parts(&self) -> Parts {
+        Parts(self.inputs.iter().map(|_| self.spare.take()).collect())
     }
 
     fn set_caught_up(&self, caught_up: bool) {

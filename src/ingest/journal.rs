@@ -33,13 +33,16 @@ pub async fn read(
                 let full = entries.len() as i64 == MESSAGES_MAX;
                 metrics.lag.set(entries.len() as i64);
                 position = entries.last().map_or(position, |entry| entry.position);
-                let messages = entries.into_iter().map(|entry| Message {
-                    position: entry.position,
-                    subject: format!("{}.{}", entry.tenant, entry.application).into(),
-                    application: Some(application_digest(&entry.tenant, &entry.application)),
-                    body: entry.body.into(),
-                });
-                shards.forward(messages.collect(), position).await;
+                let mut parts = shards.parts();
+                for entry in &entries {
+                    parts.push(Message {
+                        position: entry.position,
+                        application: Some(application_digest(&entry.tenant, &entry.application)),
+                        subject: format!("{}.{}", entry.tenant, entry.application).as_bytes(),
+                        body: entry.body.as_ref(),
+                    });
+                }
+                shards.forward(parts, position).await;
                 if !full {
                     metrics.lag.set(0);
                     shards.set_caught_up(true);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::{self, stream};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -22,8 +22,6 @@ pub const STREAM: &str = "QOA_REPORTS";
 const SUBJECTS: &str = "qoa.reports.>";
 /// Messages asked for at once, and so how many may be under way.
 const BATCH_MESSAGES: usize = 40_000;
-/// Messages handed on at once; the more are ready, the more travel together.
-const FORWARD_MAX: usize = 30_000;
 
 /// Finds the stream of reports, or makes it: file storage, reports kept for a week.
 pub async fn stream(context: &jetstream::Context) -> anyhow::Result<stream::Stream> {
@@ -119,29 +117,31 @@ async fn consume(
     metrics.lag.set(pending as i64);
     shards.set_caught_up(pending == 0);
     let messages = consumer.stream().max_messages_per_batch(BATCH_MESSAGES).heartbeat(Duration::from_secs(5));
-    let mut messages = messages.expires(Duration::from_secs(30)).messages().await?.ready_chunks(FORWARD_MAX);
+    let mut messages = messages.expires(Duration::from_secs(30)).messages().await?;
     let mut expected = 1;
-    while let Some(chunk) = messages.next().await {
-        let mut batch = Vec::with_capacity(chunk.len());
-        let mut pending = 0;
-        for message in chunk {
+    while let Some(first) = messages.next().await {
+        let (mut parts, mut upto, mut pending, mut next) = (shards.parts(), *position, 0, Some(first));
+        while let Some(message) = next {
             let message = message?;
             let info = message.info().map_err(|error| anyhow::anyhow!("message without its place: {error}"))?;
             if info.consumer_sequence != expected {
                 return Err(Lost::Again(anyhow::anyhow!("messages were lost on the way")));
             }
             expected += 1;
-            pending = info.pending;
-            batch.push(Message {
-                position: info.stream_sequence as i64,
+            (upto, pending) = (info.stream_sequence as i64, info.pending);
+            parts.push(Message {
+                position: upto,
                 application: application_of(&message.subject),
-                subject: message.message.subject,
-                body: message.message.payload,
+                subject: message.subject.as_bytes(),
+                body: &message.payload,
             });
+            // All that are there: Tokio would make a pause of it after each hundred.
+            let ready = tokio::task::coop::unconstrained(messages.next());
+            next = if parts.is_full() { None } else { ready.now_or_never().flatten() };
         }
-        *position = batch.last().map_or(*position, |message| message.position);
+        *position = upto;
         shards.set_caught_up(false);
-        shards.forward(batch, *position).await;
+        shards.forward(parts, upto).await;
         metrics.lag.set(pending as i64);
         shards.set_caught_up(pending == 0);
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Message, RejectedReport, ShardInput, check_time, excerpt, shard_of};
+use super::{Batch, Message, Messages, RejectedReport, ShardInput, check_time, excerpt, shard_of};
 use crate::contract::Webhook;
 use crate::engine::{Engine, Output, Outputs, Program, Snapshot};
 use crate::metrics::{Metrics, ShardLabel};
@@ -121,10 +121,11 @@ impl Shard {
     pub fn run(mut self, mut inputs: mpsc::Receiver<ShardInput>) {
         while let Some(input) = inputs.blocking_recv() {
             match input {
-                ShardInput::Batch(messages, upto, room) => {
+                ShardInput::Batch(Batch { messages, upto, room, spare }) => {
                     // Others may wait while these are taken in.
                     drop(room);
-                    self.take_in(messages, upto);
+                    self.take_in(&messages, upto);
+                    spare.put(messages);
                 }
                 ShardInput::Tick { now, caught_up } => self.tick(now, caught_up),
                 ShardInput::Set(program) => self.set(program),
@@ -139,10 +140,10 @@ impl Shard {
         self.save();
     }
 
-    fn take_in(&mut self, messages: Vec<Message>, upto: i64) {
+    fn take_in(&mut self, messages: &Messages, upto: i64) {
         let now = Timestamp::now();
         self.engine.set_mark(self.settings.position);
-        let mut order: Vec<&Message> = messages.iter().filter(|message| self.is_new(message)).collect();
+        let mut order: Vec<Message<'_>> = messages.iter().filter(|message| self.is_new(message)).collect();
         // The state of an application is at hand for all that came of it.
         order.sort_by_key(|message| message.application);
         let alone = order.first().map(|message| message.application) == order.last().map(|message| message.application);
@@ -158,7 +159,7 @@ impl Shard {
                     let admit = |report: &Report<'_>, index| {
                         check_address(report, index, message).and_then(|()| check_time(report, index, now))
                     };
-                    batch.decode(&message.body, report::MESSAGE_BYTES_MAX, *message, admit);
+                    batch.decode(message.body, report::MESSAGE_BYTES_MAX, *message, admit);
                 }
             },
             |batch| {
@@ -176,7 +177,7 @@ impl Shard {
     }
 
     /// Whether its application has not taken in the message yet.
-    fn is_new(&self, message: &Message) -> bool {
+    fn is_new(&self, message: &Message<'_>) -> bool {
         if message.position > self.read_before {
             return true;
         }
@@ -184,7 +185,7 @@ impl Shard {
         known.is_none_or(|position| message.position > *position)
     }
 
-    fn refuse(&mut self, message: &Message, rejection: Rejection) {
+    fn refuse(&mut self, message: Message<'_>, rejection: Rejection) {
         self.metrics.rejected(rejection.reason);
         tracing::debug!(position = message.position, reason = rejection.reason.as_str(), "{rejection}");
         let report = RejectedReport {
@@ -192,7 +193,7 @@ impl Shard {
             index: rejection.index,
             reason: rejection.reason,
             message: rejection.message,
-            original: excerpt(&message.body),
+            original: excerpt(message.body),
         };
         if self.rejected.try_send(report).is_err() {
             self.metrics.rejected_unpublished();
@@ -324,12 +325,14 @@ fn stopwatch() -> Duration {
 }
 
 /// Refuses reports that come on another's subject.
-fn check_address(report: &Report<'_>, index: usize, message: &Message) -> Result<(), Rejection> {
+fn check_address(report: &Report<'_>, index: usize, message: &Message<'_>) -> Result<(), Rejection> {
     let message = match message.application {
         None => "reports come on qoa.reports.<tenant>.<application>.<stage>".to_owned(),
         Some(application) if application != report.digests.application => format!(
             "tenant {} and application {} are not those of its subject, {}",
-            report.tenant, report.application, message.subject
+            report.tenant,
+            report.application,
+            String::from_utf8_lossy(message.subject)
         ),
         Some(_) => return Ok(()),
     };

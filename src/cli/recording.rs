@@ -43,7 +43,10 @@ impl Blocks {
         self.buffer.drain(..self.used);
         self.used = 0;
         while !self.ended {
-            let wanted = BLOCK_BYTES as u64;
+            if self.buffer.len() == self.buffer.capacity() {
+                self.buffer.reserve(BLOCK_BYTES);
+            }
+            let wanted = (self.buffer.capacity() - self.buffer.len()) as u64;
             let read =
                 self.source.by_ref().take(wanted).read_to_end(&mut self.buffer).context("cannot read reports")?;
             self.ended = (read as u64) < wanted;

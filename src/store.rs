@@ -122,7 +122,13 @@ impl Store {
     pub async fn write_back(&self) -> Result<()> {
         let mut connection = self.read.acquire().await?;
         if connection.backend_name() == "SQLite" {
-            sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(&mut *connection).await?;
+            // Where all is written back, the log begins anew; meanwhile it may have grown by a little.
+            for _ in 0..WRITE_BACK_ROUNDS {
+                let row = sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").fetch_one(&mut *connection).await?;
+                if number(&row, "log")? <= number(&row, "checkpointed")? {
+                    break;
+                }
+            }
         }
         Ok(())
     }
@@ -133,6 +139,9 @@ impl Store {
         self.write.close().await;
     }
 }
+
+/// How often what was added to SQLite's log while it was written back is written back too.
+const WRITE_BACK_ROUNDS: usize = 5;
 
 fn migrator(texts: &[&'static str]) -> Migrator {
     let migration = |(index, text): (usize, &&'static str)| {
@@ -155,7 +164,7 @@ async fn pool(url: &str, sqlite: bool, writes: bool, connections: u32) -> Result
                         ["PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL", "PRAGMA busy_timeout = 10000"];
                     // The usual 2 MB are less than what a transaction changes, and the usual 4 MB less
                     // than what a few do: pages were written over and over.
-                    let writing = ["PRAGMA cache_size = -16384", "PRAGMA wal_autocheckpoint = 16384"];
+                    let writing = ["PRAGMA cache_size = -16384", "PRAGMA wal_autocheckpoint = 65536"];
                     for pragma in all.into_iter().chain(writing.into_iter().filter(|_| writes)) {
                         sqlx::query(pragma).execute(&mut *connection).await?;
                     }

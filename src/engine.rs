@@ -43,6 +43,7 @@ mod chance;
 mod detector;
 mod chart;
 // ...and judged.
+mod ahead;
 mod judge;
 mod verdict;
 mod tally;
@@ -260,6 +261,12 @@ impl Engine {
             out.counts.ids_forgotten += 1;
         }
         self.note_change(place);
+    }
+
+    /// Whether a report of this application (by digest) will likely make windows end, if its time is near `now`.
+    pub fn is_about_to_judge(&self, application: u128, now: Timestamp) -> bool {
+        let application = self.places.get(&application).map(|place| &self.applications[*place as usize]);
+        application.and_then(|one| one.next_due).is_some_and(|due| due <= now - self.limits.lateness)
     }
 
     /// Sets the mark that changes from now on are remembered with: a position in the source.

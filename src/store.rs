@@ -122,12 +122,15 @@ impl Store {
     pub async fn write_back(&self) -> Result<()> {
         let mut connection = self.read.acquire().await?;
         if connection.backend_name() == "SQLite" {
-            // Where all is written back, the log begins anew; meanwhile it may have grown by a little.
+            // The log begins anew where nothing was added to it while the rest was written back.
+            let mut before = 0;
             for _ in 0..WRITE_BACK_ROUNDS {
                 let row = sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").fetch_one(&mut *connection).await?;
-                if number(&row, "log")? <= number(&row, "checkpointed")? {
+                let pages = number(&row, "log")?;
+                if pages <= before {
                     break;
                 }
+                before = pages;
             }
         }
         Ok(())
@@ -141,7 +144,7 @@ impl Store {
 }
 
 /// How often what was added to SQLite's log while it was written back is written back too.
-const WRITE_BACK_ROUNDS: usize = 5;
+const WRITE_BACK_ROUNDS: usize = 20;
 
 fn migrator(texts: &[&'static str]) -> Migrator {
     let migration = |(index, text): (usize, &&'static str)| {

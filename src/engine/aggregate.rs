@@ -235,6 +235,14 @@ impl Accumulator {
         }
     }
 
+    /// Reads a little of what a window is put together from.
+    pub fn read(&self) -> u64 {
+        match self {
+            Accumulator::Quantile { sketch, below, .. } => sketch.read() + below,
+            other => other.samples(),
+        }
+    }
+
     /// Makes room for as much as another holds.
     pub fn reserve_like(&mut self, other: &Accumulator) {
         if let (Accumulator::Quantile { sketch, .. }, Accumulator::Quantile { sketch: theirs, .. }) = (self, other) {

@@ -42,6 +42,7 @@ impl Application {
     /// Judges all windows that end, and all timers that are due, at `due`.
     pub(super) fn judge_due(&mut self, due: Timestamp, out: &mut Outputs) {
         for b in 0..self.bound.len() {
+            self.read_ahead(b, due);
             let mut judged = BTreeSet::new();
             for o in 0..self.bound[b].watched.len() {
                 let place = Place { bound: b as u16, objective: o as u16, input: 0 };

@@ -68,6 +68,11 @@ impl Sketch {
         self.0.reserve_exact(other.0.len());
     }
 
+    /// Reads the ends of the list of bins.
+    pub fn read(&self) -> u64 {
+        self.0.first().map_or(0, |bin| bin.count) + self.0.last().map_or(0, |bin| bin.count)
+    }
+
     /// Counts a finite value.
     pub fn add(&mut self, value: f64) {
         let bin = bin(value);

@@ -19,6 +19,8 @@ use crate::time::{Span, Timestamp};
 const PART_MESSAGES: usize = 128;
 /// ...or more, where another core decodes them ahead.
 const PART_AHEAD: usize = 4_096;
+/// Where so few messages come together, those that make windows end are taken in after the others.
+const FEW_MESSAGES: usize = 1_000;
 /// Changes wait this long for more before they are saved.
 const SAVE_AFTER: Duration = Duration::from_secs(1);
 /// Rows that are saved at once, give or take an application: no event waits long behind them.
@@ -146,6 +148,24 @@ impl Shard {
         let mut order: Vec<Message<'_>> = messages.iter().filter(|message| self.is_new(message)).collect();
         // The state of an application is at hand for all that came of it.
         order.sort_by_key(|message| message.application);
+        if order.len() <= FEW_MESSAGES {
+            // A breach need not wait until others' windows are judged.
+            let engine = &self.engine;
+            let later =
+                |message: &Message<'_>| message.application.is_some_and(|one| engine.is_about_to_judge(one, now));
+            let (last, first) = order.into_iter().partition(later);
+            self.take_in_order(first, now);
+            self.send_outputs(None);
+            order = last;
+        }
+        self.take_in_order(order, now);
+        self.settings.position = self.settings.position.max(upto);
+        self.engine.set_mark(self.settings.position);
+        self.send_outputs(None);
+        self.save_in_time();
+    }
+
+    fn take_in_order(&mut self, order: Vec<Message<'_>>, now: Timestamp) {
         let alone = order.first().map(|message| message.application) == order.last().map(|message| message.application);
         let (engine, out) = (&mut self.engine, &mut self.out);
         let mut refused = Vec::new();
@@ -170,10 +190,6 @@ impl Shard {
         for (message, rejection) in refused {
             self.refuse(message, rejection);
         }
-        self.settings.position = self.settings.position.max(upto);
-        self.engine.set_mark(self.settings.position);
-        self.send_outputs(None);
-        self.save_in_time();
     }
 
     /// Whether its application has not taken in the message yet.

@@ -19,7 +19,7 @@ mod native;
 pub(crate) mod qoa4ml;
 
 pub use batch::{Batch, Spare, decode_in_parts};
-pub use native::{MESSAGE_BYTES_MAX, decode, decode_all};
+pub use native::{MESSAGE_BYTES_MAX, application_in, decode, decode_all};
 
 /// The JSON Schema of the native report, as `qualm schema report` prints it.
 pub const SCHEMA: &str = include_str!("report/schema.json");

@@ -9,6 +9,8 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use common::{qualm, root, run, stderr, stdout};
+use qualm::load::{self, Load};
+use qualm::time::Span;
 use serde_json::Value as Json;
 
 fn check(arguments: &[&str]) -> Output {
@@ -209,6 +211,37 @@ fn broken_reports_are_refused_with_the_reason_and_the_others_count() {
         let summary = json_lines(&stdout(&output)).pop().unwrap();
         assert_eq!((&summary["reports"], &summary["rejected"]), (&2.into(), &1.into()), "{bad}");
     }
+}
+
+/// Lines of many applications are taken in application by application, unless one of them is no whole report.
+#[test]
+fn the_order_in_which_applications_are_taken_in_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    for application in 0..20 {
+        std::fs::write(folder.path().join(format!("{application}.yaml")), load::contract(application)).unwrap();
+    }
+    let step = Span::from_micros(20_000);
+    let load = Load { applications: 20, disorder: 0.2, duplicates: 0.1, step, ..Load::default() };
+    let text = load.reports(0..3_000);
+    let mut lines: Vec<&str> = text.lines().collect();
+    let unsound = lines[700].replace("ml.confidence", "speed");
+    lines.insert(500, &unsound);
+    lines.insert(900, &unsound);
+    let replay = |lines: &[&str]| {
+        let mut command = qualm();
+        command.args(["replay", "--reports", "-", "--format", "json", "--contract"]).arg(folder.path());
+        let output = with_input(&mut command, lines.join("\n").as_bytes());
+        let (mut found, said) = (json_lines(&stdout(&output)), stderr(&output));
+        let summary = found.pop().unwrap();
+        let mut found: Vec<String> = found.iter().map(ToString::to_string).collect();
+        found.sort();
+        assert!(said.contains("after 500 good reports: ") && said.contains("after 899 good reports: "), "{said}");
+        (found, summary["reports"].clone(), summary["duplicates"].clone(), summary["late"].clone())
+    };
+    let together = replay(&lines);
+    lines.push("{oops");
+    assert_eq!(together, replay(&lines));
+    assert!(together.0.len() > 5_000 && together.1 == 3_000, "{} of {}", together.0.len(), together.1);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 
-use crate::report::Rejection;
+use crate::report::{self, Rejection};
 
 /// Bytes that are read at once...
 const BLOCK_BYTES: usize = 64 << 20;
@@ -15,6 +15,8 @@ const BLOCK_BYTES: usize = 64 << 20;
 const PART_BYTES_EACH: usize = 16 << 10;
 const PART_BYTES_MIN: usize = 256 << 10;
 const PART_BYTES_MAX: usize = 16 << 20;
+/// From so many applications on, their state does not fit into caches.
+const MANY: usize = 16;
 /// Where a report ends and the next begins, even where reports stretch over lines.
 const BETWEEN: &[u8] = b"\n{";
 const REJECTIONS_SHOWN: usize = 10;
@@ -74,6 +76,42 @@ pub(super) fn parts(block: &[u8], applications: usize) -> impl Iterator<Item = &
     })
 }
 
+/// A line of a block.
+pub(super) struct Line<'a> {
+    application: u64,
+    /// How many stand before it in the block.
+    pub place: u32,
+    pub bytes: &'a [u8],
+}
+
+/// The lines of a block, those of one application together, each application's in their order: then its
+/// state is at hand for all of them, and they are when it takes them in. None where there are few
+/// applications, or some line does not hold one whole report that says of which application it is.
+pub(super) fn by_application(block: &[u8], applications: usize) -> Option<Vec<Line<'_>>> {
+    if applications < MANY {
+        return None;
+    }
+    let mut lines = Vec::new();
+    let mut rest = block;
+    while !rest.is_empty() {
+        let (line, others) = rest.split_at(memchr::memchr(b'\n', rest).map_or(rest.len(), |at| at + 1));
+        let bytes = line.trim_ascii();
+        if !bytes.is_empty() {
+            lines.push(Line { application: report::application_in(bytes)?, place: lines.len() as u32, bytes });
+        }
+        rest = others;
+    }
+    lines.sort_unstable_by_key(|line| (line.application, line.place));
+    Some(lines)
+}
+
+/// How many lines are decoded at once: few, so that they are at hand when they are judged, or more, to be
+/// decoded ahead on another core.
+pub(super) fn lines_at_once() -> usize {
+    let alone = std::thread::available_parallelism().is_ok_and(|cores| cores.get() == 1);
+    if alone { 128 } else { 1_024 }
+}
+
 /// Says what was refused, the first ones in full.
 #[derive(Default)]
 pub(super) struct Rejected {
@@ -85,6 +123,14 @@ impl Rejected {
         self.count += 1;
         if self.count as usize <= REJECTIONS_SHOWN {
             let _ = writeln!(std::io::stderr(), "rejected, after {before} good reports: {rejection}");
+        }
+    }
+
+    /// Notes lines of a block that began after so many good reports; they come in any order.
+    pub(super) fn note_lines(&mut self, before: u64, mut refused: Vec<(u32, Rejection)>) {
+        refused.sort_unstable_by_key(|(place, _)| *place);
+        for (bad, (place, rejection)) in refused.iter().enumerate() {
+            self.note(before + u64::from(*place) - bad as u64, rejection);
         }
     }
 

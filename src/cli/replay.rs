@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use self::record::Record;
-use super::recording::{Blocks, Progress, Rejected, parts};
+use super::recording::{Blocks, Progress, Rejected, by_application, lines_at_once, parts};
 use super::{Format, Outcome};
 use crate::engine::{Counts, Engine, Limits, Output, Outputs, State, Transition, Verdict};
 use crate::report;
@@ -87,18 +87,35 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let mut blocks = Blocks::open(&arguments.reports)?;
     let mut spare = report::Spare::default();
     while let Some(block) = blocks.next()? {
-        report::decode_in_parts(
-            &mut spare,
-            true,
-            parts(block, applications),
-            |part, batch| batch.decode(part, usize::MAX, (), |_, _| Ok(())),
-            |batch| {
-                for (good, _, rejection) in &batch.refused {
-                    rejected.note(out.counts.reports + *good as u64, rejection);
-                }
-                engine.observe_all(batch.reports(), &mut out);
-            },
-        );
+        if let Some(lines) = by_application(block, applications) {
+            let (before, mut refused) = (out.counts.reports, Vec::new());
+            report::decode_in_parts(
+                &mut spare,
+                true,
+                lines.chunks(lines_at_once()),
+                |part, batch| {
+                    part.iter().for_each(|line| batch.decode(line.bytes, usize::MAX, line.place, |_, _| Ok(())))
+                },
+                |batch| {
+                    refused.extend(batch.refused.iter().map(|(_, place, rejection)| (*place, rejection.clone())));
+                    engine.observe_all(batch.reports(), &mut out);
+                },
+            );
+            rejected.note_lines(before, refused);
+        } else {
+            report::decode_in_parts(
+                &mut spare,
+                true,
+                parts(block, applications),
+                |part, batch| batch.decode(part, usize::MAX, (), |_, _| Ok(())),
+                |batch| {
+                    for (good, _, rejection) in &batch.refused {
+                        rejected.note(out.counts.reports + *good as u64, rejection);
+                    }
+                    engine.observe_all(batch.reports(), &mut out);
+                },
+            );
+        }
         if let Some(record) = &mut record {
             record.write(&mut engine, &out)?;
         }

@@ -370,9 +370,11 @@ fn search(value: &Json, pointer: &str, faults: &mut Vec<Fault>) {
             for (name, value) in fields {
                 let below = format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1"));
                 let lower = name.to_ascii_lowercase();
+                let before = |word: &&str| lower.strip_suffix(word);
                 let secret_name = ["secret", "password", "passwd", "token", "api_key", "apikey"]
                     .iter()
-                    .any(|word| lower == *word || lower.ends_with(&format!("_{word}")));
+                    .filter_map(before)
+                    .any(|before| before.is_empty() || before.ends_with('_'));
                 if value.is_string() && secret_name {
                     faults.push(secret(&below, format!("`{name}` holds a secret in plain text")));
                 } else {

@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
-use xxhash_rust::xxh3::xxh3_128;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use super::{Inference, Metrics, PairsInto, Prediction, Reason, Rejection, Report, Text, Value, qoa4ml};
 
@@ -134,6 +134,39 @@ fn decode_one<'a>(report: &mut Report<'a>, bytes: &'a [u8]) -> Result<(), Refusa
     check_all(report)?;
     report.digest();
     Ok(())
+}
+
+/// Which application a line tells of, as a number of its name, where the line holds one whole report of this
+/// format. Does not look at what stands behind the name.
+pub fn application_in(line: &[u8]) -> Option<u64> {
+    if !line.ends_with(b"}") {
+        return None;
+    }
+    let mut found = None;
+    // What is left unread makes an error, of no interest here.
+    let _ = serde_json::Deserializer::from_slice(line).deserialize_map(Peek(&mut found));
+    found
+}
+
+struct Peek<'p>(&'p mut Option<u64>);
+
+impl<'a> Visitor<'a> for Peek<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a report")
+    }
+
+    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(field) = map.next_key::<Field>()? {
+            if let Field::Application = field {
+                *self.0 = Some(xxh3_64(map.next_value::<Text<'a>>()?.as_bytes()));
+                break;
+            }
+            map.next_value::<IgnoredAny>()?;
+        }
+        Ok(())
+    }
 }
 
 /// Why a report is refused, before its place in the message is known.

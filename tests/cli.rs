@@ -213,6 +213,26 @@ fn broken_reports_are_refused_with_the_reason_and_the_others_count() {
     }
 }
 
+#[test]
+fn a_line_tells_its_application_without_being_decoded() {
+    let of = |line: &str| qualm::report::application_in(line.as_bytes());
+    let known = of(r#"{"id":"r","time":1,"application":"a","stage":"b""}"#);
+    assert!(known.is_some());
+    assert_eq!(known, of(r#"{"application":"\u0061","tenant":"t"}"#));
+    assert_ne!(known, of(r#"{"application":"b"}"#));
+    for not_whole in [
+        r#"{"application":"a","#,
+        r#"[{"application":"a"}]"#,
+        r#"{"labels":{"application":"a"},"metrics":{}}"#,
+        r#"{"metadata":{},"application":"a"}"#,
+        r#"{"time":1,"application":7}"#,
+        r#"{"time":,"application":"a"}"#,
+        "}",
+    ] {
+        assert_eq!(of(not_whole), None, "{not_whole}");
+    }
+}
+
 /// Lines of many applications are taken in application by application, unless one of them is no whole report.
 #[test]
 fn the_order_in_which_applications_are_taken_in_changes_nothing() {

@@ -23,7 +23,7 @@ impl Application {
         let members = series.iter().flat_map(|series| series.members.iter().flatten());
         black_box(members.map(|member| member.first.as_micros()).fold(0, i64::wrapping_add));
         let panes: Vec<&Pane> = series.iter().flat_map(|series| &series.panes.0).collect();
-        let accumulators: Vec<&Accumulator> = panes.iter().flat_map(|pane| &pane.accumulators).collect();
-        black_box(accumulators.iter().map(|accumulator| accumulator.read()).fold(0, u64::wrapping_add));
+        let accumulators = panes.iter().flat_map(|pane| &pane.accumulators);
+        black_box(accumulators.map(Accumulator::read).fold(0, u64::wrapping_add));
     }
 }

@@ -19,7 +19,7 @@ mod messages;
 pub mod nats;
 mod shard;
 
-pub use messages::{Message, Messages, Spare};
+use messages::{Message, Messages, Spare};
 pub use shard::{Shard, ShardSettings};
 
 /// Bytes of messages that wait for a shard, at most; then the source waits, and further ones come together.
@@ -95,17 +95,22 @@ pub fn shard_of(application: u128, shards: usize) -> usize {
 }
 
 /// Messages by shard.
-struct Parts(Vec<Messages>);
+struct Parts {
+    lists: Vec<Messages>,
+    /// Of all of them: this is asked after each message.
+    bytes: usize,
+}
 
 impl Parts {
     fn push(&mut self, message: Message<'_>) {
-        let shard = message.application.map_or(0, |application| shard_of(application, self.0.len()));
-        self.0[shard].push(message);
+        self.bytes += message.subject.len() + message.body.len();
+        let shard = message.application.map_or(0, |application| shard_of(application, self.lists.len()));
+        self.lists[shard].push(message);
     }
 
     /// Whether these are as many as travel together.
     fn is_full(&self) -> bool {
-        self.0.iter().map(Messages::bytes).sum::<usize>() >= FORWARD_BYTES
+        self.bytes >= FORWARD_BYTES
     }
 }
 
@@ -119,7 +124,7 @@ impl Shards {
 
     /// Hands messages to their shards, and tells all how far the source was read.
     async fn forward(&self, parts: Parts, upto: i64) {
-        for ((input, room), messages) in self.inputs.iter().zip(self.room.iter()).zip(parts.0) {
+        for ((input, room), messages) in self.inputs.iter().zip(self.room.iter()).zip(parts.lists) {
             let wanted = messages.bytes().min(WAITING_BYTES_MAX) as u32;
             // Nobody closes the semaphore; a shard that has ended takes no more.
             let Ok(room) = room.clone().acquire_many_owned(wanted).await else { return };
@@ -130,7 +135,7 @@ impl Shards {
 
     /// Lists to be filled for the shards.
     fn parts(&self) -> Parts {
-        Parts(self.inputs.iter().map(|_| self.spare.take()).collect())
+        Parts { lists: self.inputs.iter().map(|_| self.spare.take()).collect(), bytes: 0 }
     }
 
     fn set_caught_up(&self, caught_up: bool) {

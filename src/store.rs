@@ -165,8 +165,8 @@ async fn pool(url: &str, sqlite: bool, writes: bool, connections: u32) -> Result
                     // newest transactions, position and effects together.
                     let all =
                         ["PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL", "PRAGMA busy_timeout = 10000"];
-                    // The usual 2 MB are less than what a transaction changes, and the usual 4 MB less
-                    // than what a few do: pages were written over and over.
+                    // The usual 2 MB are less than what a transaction changes. The log is written back
+                    // beside the writer, which does it only where it has grown to 256 MB all the same.
                     let writing = ["PRAGMA cache_size = -16384", "PRAGMA wal_autocheckpoint = 65536"];
                     for pragma in all.into_iter().chain(writing.into_iter().filter(|_| writes)) {
                         sqlx::query(pragma).execute(&mut *connection).await?;

@@ -108,8 +108,7 @@ pub(super) fn by_application(block: &[u8], applications: usize) -> Option<Vec<Li
 /// How many lines are decoded at once: few, so that they are at hand when they are judged, or more, to be
 /// decoded ahead on another core.
 pub(super) fn lines_at_once() -> usize {
-    let alone = std::thread::available_parallelism().is_ok_and(|cores| cores.get() == 1);
-    if alone { 128 } else { 1_024 }
+    if report::is_one_core() { 128 } else { 1_024 }
 }
 
 /// Says what was refused, the first ones in full.

@@ -3,21 +3,17 @@
 //! memory at each step. So a little of everything is read first, step by step for all of them:
 //! memory answers many such questions at once. Nothing is changed here.
 
+use std::collections::BTreeSet;
 use std::hint::black_box;
 
 use super::aggregate::Accumulator;
 use super::application::{Application, Series};
 use super::pane::Pane;
-use crate::time::Timestamp;
 
 impl Application {
-    /// Brings near what is going to be judged of a contract.
-    pub(super) fn read_ahead(&self, bound: usize, due: Timestamp) {
+    /// Brings near what is going to be judged of some lanes of a contract.
+    pub(super) fn read_ahead(&self, bound: usize, lanes: &BTreeSet<u16>) {
         let bound = &self.bound[bound];
-        let watched = bound.watched.iter().filter(|watched| watched.next_end == Some(due));
-        let mut lanes: Vec<u16> = watched.flat_map(|watched| watched.inputs.iter().map(|(lane, _)| *lane)).collect();
-        lanes.sort_unstable();
-        lanes.dedup();
         let indices = lanes.iter().flat_map(|lane| bound.lanes[usize::from(*lane)].series.values());
         let series: Vec<&Series> = indices.map(|index| self.series.get(*index)).collect();
         let members = series.iter().flat_map(|series| series.members.iter().flatten());

@@ -42,13 +42,14 @@ impl Application {
     /// Judges all windows that end, and all timers that are due, at `due`.
     pub(super) fn judge_due(&mut self, due: Timestamp, out: &mut Outputs) {
         for b in 0..self.bound.len() {
-            self.read_ahead(b, due);
-            let mut judged = BTreeSet::new();
+            let watched = self.bound[b].watched.iter().filter(|watched| watched.next_end == Some(due));
+            let judged: BTreeSet<u16> =
+                watched.flat_map(|watched| watched.inputs.iter().map(|(lane, _)| *lane)).collect();
+            self.read_ahead(b, &judged);
             for o in 0..self.bound[b].watched.len() {
                 let place = Place { bound: b as u16, objective: o as u16, input: 0 };
                 let watched = &self.bound[b].watched[o];
                 if watched.next_end == Some(due) {
-                    judged.extend(watched.inputs.iter().map(|(lane, _)| *lane));
                     match watched.promised.objective.promise {
                         Promise::Target { .. } => self.judge_windows(place, due, out),
                         Promise::Rule { .. } => self.judge_rule(place, due, out),

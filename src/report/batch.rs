@@ -80,6 +80,11 @@ impl Spare {
     }
 }
 
+/// Whether there is no other core to decode ahead on.
+pub fn is_one_core() -> bool {
+    std::thread::available_parallelism().is_ok_and(|cores| cores.get() == 1)
+}
+
 /// Fills a batch from each part and hands it to `then`, in the order of the parts. With `ahead`, and
 /// where there are several parts, and cores, batches are filled by a thread of its own, a part ahead.
 pub fn decode_in_parts<'a, P: Send, C: Copy + Send>(
@@ -91,7 +96,7 @@ pub fn decode_in_parts<'a, P: Send, C: Copy + Send>(
 ) {
     let mut parts = parts.peekable();
     let Some(first) = parts.next() else { return };
-    if !ahead || parts.peek().is_none() || std::thread::available_parallelism().is_ok_and(|cores| cores.get() == 1) {
+    if !ahead || parts.peek().is_none() || is_one_core() {
         let mut batch = spare.take();
         for part in std::iter::once(first).chain(parts) {
             batch.clear();

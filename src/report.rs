@@ -18,7 +18,7 @@ mod batch;
 mod native;
 pub(crate) mod qoa4ml;
 
-pub use batch::{Batch, Spare, decode_in_parts, is_one_core};
+pub use batch::{Batch, Spare, decode_in_parts, is_one_core, read_ahead};
 pub use native::{MESSAGE_BYTES_MAX, application_in, decode, decode_all};
 
 /// The JSON Schema of the native report, as `qualm schema report` prints it.

@@ -19,6 +19,8 @@ const PART_BYTES_MAX: usize = 16 << 20;
 const MANY: usize = 16;
 /// Where a report ends and the next begins, even where reports stretch over lines.
 const BETWEEN: &[u8] = b"\n{";
+/// Lines are rarely shorter.
+const LINE_BYTES_MIN: usize = 200;
 const REJECTIONS_SHOWN: usize = 10;
 
 /// A file in blocks of whole reports. An array is one block.
@@ -91,7 +93,7 @@ pub(super) fn by_application(block: &[u8], applications: usize) -> Option<Vec<Li
     if applications < MANY {
         return None;
     }
-    let mut lines = Vec::new();
+    let mut lines = Vec::with_capacity(block.len() / LINE_BYTES_MIN);
     let mut rest = block;
     while !rest.is_empty() {
         let (line, others) = rest.split_at(memchr::memchr(b'\n', rest).map_or(rest.len(), |at| at + 1));

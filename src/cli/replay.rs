@@ -94,6 +94,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
                 true,
                 lines.chunks(lines_at_once()),
                 |part, batch| {
+                    report::read_ahead(part.iter().map(|line| line.bytes));
                     part.iter().for_each(|line| batch.decode(line.bytes, usize::MAX, line.place, |_, _| Ok(())))
                 },
                 |batch| {

@@ -24,8 +24,9 @@ pub use shard::{Shard, ShardSettings};
 
 /// Bytes of messages that wait for a shard, at most; then the source waits, and further ones come together.
 const WAITING_BYTES_MAX: usize = 8 << 20;
-/// Bytes of messages that are handed to shards at once; the more are ready, the more travel together.
-const FORWARD_BYTES: usize = 8 << 20;
+/// Bytes of messages that are handed to shards at once; the more are ready, the more travel together: the
+/// state of an application is then fetched once for all that came of it.
+const FORWARD_BYTES: usize = 24 << 20;
 /// Batches and other things that wait for a shard, at most.
 const INPUTS_MAX: usize = 1_000;
 /// Commits that wait for the writer, at most; then shards wait.

@@ -200,7 +200,10 @@ fn spawn_vital(
 
 async fn connect(config: &Config) -> anyhow::Result<Source> {
     let Some(url) = &config.nats else { return Ok(Source::Journal(Arc::new(Notify::new()))) };
-    let mut options = async_nats::ConnectOptions::new().name("qualm").connection_timeout(Duration::from_secs(5));
+    let mut options = async_nats::ConnectOptions::new()
+        .name("qualm")
+        .subscription_capacity(nats::MESSAGES_AHEAD)
+        .connection_timeout(Duration::from_secs(5));
     if let Some(file) = &config.nats_credentials {
         options = options.credentials_file(file).await.with_context(|| format!("cannot read {}", file.display()))?;
     }

@@ -4,6 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Lists that are kept for their room.
 const SPARE_MAX: usize = 8;
+/// Bytes that a list may have room for, however few it held.
+const ROOM_MAX: usize = 1 << 20;
 
 /// One message of a source: one or more reports.
 #[derive(Debug, Clone, Copy)]
@@ -84,8 +86,11 @@ impl Spare {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
     }
 
-    /// Takes a list back.
+    /// Takes a list back, unless it is much too large for what it held.
     pub fn put(&self, mut messages: Messages) {
+        if messages.bytes.capacity() > ROOM_MAX.max(4 * messages.bytes.len()) {
+            return;
+        }
         messages.clear();
         let mut spare = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if spare.len() < SPARE_MAX {

@@ -4,24 +4,35 @@
 //! consumer starts behind the position, and a gap in its delivery numbers starts a new one.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use async_nats::StatusCode;
+use async_nats::connection::State;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, push};
 use async_nats::jetstream::{self, stream};
 use futures::{FutureExt, StreamExt};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Message, RejectedReport, Shards};
+use super::{Message, Parts, RejectedReport, Shards};
 use crate::metrics::Metrics;
 use crate::report::application_digest;
 
 /// The stream that holds the reports.
 pub const STREAM: &str = "QOA_REPORTS";
 const SUBJECTS: &str = "qoa.reports.>";
-/// Messages asked for at once, and so how many may be under way.
-const BATCH_MESSAGES: usize = 40_000;
+/// The server is heard at least so often...
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// ...and so often one looks whether it is still there.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// So many messages behind, they are late anyhow: then many travel together, which costs less...
+const FAR_BEHIND: u64 = 20_000;
+/// ...even if there is some waiting for the next.
+const SOON: Duration = Duration::from_millis(50);
+/// More messages than the server sends ahead of an answer: 32 MiB of them, with their subjects.
+pub const MESSAGES_AHEAD: usize = 500_000;
 
 /// Finds the stream of reports, or makes it: file storage, reports kept for a week.
 pub async fn stream(context: &jetstream::Context) -> anyhow::Result<stream::Stream> {
@@ -103,49 +114,143 @@ async fn consume(
         let lost = info.state.first_sequence as i64 - *position - 1;
         tracing::warn!("{STREAM} has dropped up to {lost} messages that were never read");
     }
-    let mut consumer = stream
-        .create_consumer(pull::Config {
-            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: *position as u64 + 1 },
+    let mut delivery = Delivery::begin(context, &stream, *position).await?;
+    loop {
+        metrics.lag.set(delivery.pending as i64);
+        shards.set_caught_up(delivery.pending == 0);
+        let mut parts = shards.parts();
+        delivery.fill(&mut parts).await?;
+        *position = delivery.position;
+        shards.set_caught_up(false);
+        shards.forward(parts, *position).await;
+    }
+}
+
+/// Messages of the stream as the server pushes them, with flow control: now and then it asks whether all
+/// before were taken in, and does not run far ahead of the answer.
+struct Delivery {
+    client: async_nats::Client,
+    messages: async_nats::Subscriber,
+    /// The last message, with its context: that would be much to make anew for each.
+    last: Option<jetstream::Message>,
+    context: jetstream::Context,
+    /// Its place in the stream.
+    position: i64,
+    /// Messages of the stream behind it.
+    pending: u64,
+    /// The server's number of the next message.
+    expected: u64,
+    /// Connections made before this began.
+    connects: u64,
+    /// When something came last.
+    heard: Instant,
+}
+
+impl Delivery {
+    /// Lets the server push what stands behind a position.
+    async fn begin(context: &jetstream::Context, stream: &stream::Stream, position: i64) -> anyhow::Result<Delivery> {
+        let client = context.client();
+        let connects = client.statistics().connects.load(Ordering::Relaxed);
+        let inbox = client.new_inbox();
+        let messages = client.subscribe(inbox.clone()).await?;
+        let config = push::Config {
+            deliver_subject: inbox,
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: position as u64 + 1 },
             ack_policy: AckPolicy::None,
+            flow_control: true,
+            idle_heartbeat: HEARTBEAT,
             inactive_threshold: Duration::from_secs(60),
             memory_storage: true,
             description: Some("Qualm; positions are kept in its own database".to_owned()),
             ..Default::default()
-        })
-        .await?;
-    let pending = consumer.info().await?.num_pending;
-    metrics.lag.set(pending as i64);
-    shards.set_caught_up(pending == 0);
-    let messages = consumer.stream().max_messages_per_batch(BATCH_MESSAGES).heartbeat(Duration::from_secs(5));
-    let mut messages = messages.expires(Duration::from_secs(30)).messages().await?;
-    let mut expected = 1;
-    while let Some(first) = messages.next().await {
-        let (mut parts, mut upto, mut pending, mut next) = (shards.parts(), *position, 0, Some(first));
-        while let Some(message) = next {
-            let message = message?;
-            let info = message.info().map_err(|error| anyhow::anyhow!("message without its place: {error}"))?;
-            if info.consumer_sequence != expected {
-                return Err(Lost::Again(anyhow::anyhow!("messages were lost on the way")));
-            }
-            expected += 1;
-            (upto, pending) = (info.stream_sequence as i64, info.pending);
-            parts.push(Message {
-                position: upto,
-                application: application_of(&message.subject),
-                subject: message.subject.as_bytes(),
-                body: &message.payload,
-            });
-            // All that are there: Tokio would make a pause of it after each hundred.
-            let ready = tokio::task::coop::unconstrained(messages.next());
-            next = if parts.is_full() { None } else { ready.now_or_never().flatten() };
-        }
-        *position = upto;
-        shards.set_caught_up(false);
-        shards.forward(parts, upto).await;
-        metrics.lag.set(pending as i64);
-        shards.set_caught_up(pending == 0);
+        };
+        let pending = stream.create_consumer(config).await?.info().await?.num_pending;
+        let (context, heard) = (context.clone(), Instant::now());
+        Ok(Delivery { client, messages, last: None, context, position, pending, expected: 1, connects, heard })
     }
-    Ok(())
+
+    /// Fills parts: with the next message, and all that come close behind it.
+    async fn fill(&mut self, parts: &mut Parts) -> Result<(), Lost> {
+        let first = loop {
+            match self.within(LOOK_EVERY).await? {
+                Some(message) => break message,
+                None => self.look()?,
+            }
+        };
+        self.heard = Instant::now();
+        let mut next = Some(first);
+        while let Some(message) = next {
+            self.take(message, parts)?;
+            let wait = if self.pending > FAR_BEHIND { SOON } else { Duration::ZERO };
+            next = if parts.is_full() { None } else { self.within(wait).await? };
+        }
+        Ok(())
+    }
+
+    /// The next message, if it comes in time.
+    async fn within(&mut self, wait: Duration) -> Result<Option<async_nats::Message>, Lost> {
+        loop {
+            // Of those that are there, Tokio would hold one back after each hundred.
+            let message = match tokio::task::coop::unconstrained(self.messages.next()).now_or_never() {
+                Some(message) => message,
+                None if wait.is_zero() => return Ok(None),
+                None => match tokio::time::timeout(wait, self.messages.next()).await {
+                    Ok(message) => message,
+                    Err(_) => return Ok(None),
+                },
+            };
+            let message = message.context("the connection was closed")?;
+            match message.status {
+                None => return Ok(Some(message)),
+                Some(StatusCode::IDLE_HEARTBEAT) => self.answer(message).await?,
+                Some(status) => return Err(anyhow::anyhow!("the server says {status}").into()),
+            }
+        }
+    }
+
+    /// Says that all was taken in, if the server asks: by a message to be answered, or again in one that
+    /// tells that it waits.
+    async fn answer(&mut self, heartbeat: async_nats::Message) -> anyhow::Result<()> {
+        self.heard = Instant::now();
+        let stalled = heartbeat.headers.as_ref().and_then(|headers| headers.get("Nats-Consumer-Stalled"));
+        let asked = heartbeat.reply.or_else(|| stalled.map(|subject| subject.as_str().into()));
+        match asked {
+            Some(subject) => Ok(self.client.publish(subject, Default::default()).await?),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the server is still there, after nothing came for a while.
+    fn look(&self) -> anyhow::Result<()> {
+        let connects = self.client.statistics().connects.load(Ordering::Relaxed);
+        anyhow::ensure!(
+            self.client.connection_state() == State::Connected && connects == self.connects,
+            "the connection was lost"
+        );
+        anyhow::ensure!(self.heard.elapsed() < HEARTBEAT * 2, "the server was silent for {:?}", HEARTBEAT * 2);
+        Ok(())
+    }
+
+    fn take(&mut self, message: async_nats::Message, parts: &mut Parts) -> anyhow::Result<()> {
+        let message = match &mut self.last {
+            Some(last) => {
+                last.message = message;
+                last
+            }
+            last => last.insert(jetstream::Message { message, context: self.context.clone() }),
+        };
+        let info = message.info().map_err(|error| anyhow::anyhow!("message without its place: {error}"))?;
+        anyhow::ensure!(info.consumer_sequence == self.expected, "messages were lost on the way");
+        self.expected += 1;
+        (self.position, self.pending) = (info.stream_sequence as i64, info.pending);
+        parts.push(Message {
+            position: self.position,
+            application: application_of(&message.subject),
+            subject: message.subject.as_bytes(),
+            body: &message.payload,
+        });
+        Ok(())
+    }
 }
 
 /// Digest of tenant and application of `qoa.reports.<tenant>.<application>.<stage>`.

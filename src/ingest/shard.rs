@@ -147,7 +147,7 @@ impl Shard {
         self.engine.set_mark(self.settings.position);
         let mut order: Vec<Message<'_>> = messages.iter().filter(|message| self.is_new(message)).collect();
         // The state of an application is at hand for all that came of it.
-        order.sort_by_key(|message| message.application);
+        order.sort_by_cached_key(|message| message.application.map(|application| application as u64));
         if order.len() <= FEW_MESSAGES {
             // A breach need not wait until others' windows are judged.
             let engine = &self.engine;
@@ -175,6 +175,7 @@ impl Shard {
             alone,
             order.chunks(if alone { PART_AHEAD } else { PART_MESSAGES }),
             |part, batch| {
+                report::read_ahead(part.iter().map(|message| message.body));
                 for message in part {
                     let admit = |report: &Report<'_>, index| {
                         check_address(report, index, message).and_then(|()| check_time(report, index, now))

@@ -103,6 +103,40 @@ fn live_on_the_oldest_nats_server_equals_replay() {
     judged_live(&nats, &database, &reports, &expected);
 }
 
+/// A backlog that is larger than what the server sends ahead of an answer is drained; in the middle
+/// the server is killed, and another takes its place.
+fn survives_a_restart_of_nats(program: &str) {
+    const COUNT: u32 = 200_000;
+    let folder = tempfile::tempdir().unwrap();
+    let contracts = folder.path().join("contracts");
+    let contracts = contracts.to_str().unwrap();
+    let database = format!("sqlite:{}", folder.path().join("q.db").display());
+    let mut nats = Nats::start_program(program);
+    let bench = ["bench", "--nats", &nats.url, "--applications", "20", "--contracts", contracts];
+    assert!(run(qualm().args(bench).args(["--count", &COUNT.to_string()])).status.success());
+    let service = Service::start(&["--nats", &nats.url, "--database", &database, "--contracts", contracts]);
+    let taken_in = || service.metric("qualm_reports_total") as u32;
+    wait_for("reports", LIMIT, || (taken_in() > 0).then_some(()));
+    nats.restart();
+    assert!(taken_in() < COUNT, "a test must restart in the middle");
+    wait_for("all reports", LIMIT, || (taken_in() >= COUNT).then_some(()));
+    // Whatever was sent again after that would be counted too.
+    wait_for("the end", LIMIT, || (service.metric("qualm_lag_messages") == 0.0).then_some(()));
+    assert_eq!(taken_in(), COUNT);
+    assert_eq!(service.metric("qualm_reports_duplicate_total"), 0.0);
+    assert!(service.log().contains("trying again"), "{}", service.log());
+    assert!(service.stop());
+}
+
+#[test]
+fn a_backlog_outlives_the_nats_server() {
+    survives_a_restart_of_nats(&script("find-nats-server"));
+    match Some(script("find-oldest-nats-server")).filter(|program| !program.is_empty()) {
+        Some(program) => survives_a_restart_of_nats(&program),
+        None => println!("the distribution has no package nats-server; not tested"),
+    }
+}
+
 /// Kills the service again and again while reports come; nothing is lost, nothing comes twice.
 fn survives_kills(database: &str) {
     let folder = tempfile::tempdir().unwrap();

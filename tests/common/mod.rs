@@ -80,8 +80,10 @@ fn accepts(port: u16) -> Option<()> {
 pub struct Nats {
     pub url: String,
     pub mqtt_port: u16,
+    program: String,
+    port: u16,
     child: Child,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Nats {
@@ -97,12 +99,25 @@ impl Nats {
             "server_name: test\nhost: 127.0.0.1\nport: {port}\njetstream {{ store_dir: {:?} }}\nmqtt {{ host: 127.0.0.1, port: {mqtt_port} }}\n",
             store
         );
-        let file = folder.path().join("nats.conf");
-        std::fs::write(&file, config).unwrap();
-        let child =
-            Command::new(program).arg("-c").arg(&file).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::fs::write(folder.path().join("nats.conf"), config).unwrap();
+        let child = Nats::run(program, folder.path(), port);
+        let (url, program) = (format!("nats://127.0.0.1:{port}"), program.to_owned());
+        Nats { url, mqtt_port, program, port, child, folder }
+    }
+
+    fn run(program: &str, folder: &Path, port: u16) -> Child {
+        let mut command = Command::new(program);
+        command.arg("-c").arg(folder.join("nats.conf")).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn().unwrap();
         wait_for("nats-server", Duration::from_secs(20), || accepts(port));
-        Nats { url: format!("nats://127.0.0.1:{port}"), mqtt_port, child, _folder: folder }
+        child
+    }
+
+    /// SIGKILL, and a new one in its place with the same streams.
+    pub fn restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.child = Nats::run(&self.program, self.folder.path(), self.port);
     }
 }
 

@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::LazyLock;
 
+use memchr::memmem::Finder;
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
@@ -136,37 +138,18 @@ fn decode_one<'a>(report: &mut Report<'a>, bytes: &'a [u8]) -> Result<(), Refusa
     Ok(())
 }
 
-/// Which application a line tells of, as a number of its name, where the line holds one whole report of this
-/// format. Does not look at what stands behind the name.
+/// Which application a line tells of, as a number of its name, where it plainly holds one whole report of
+/// this format: the field stands there once, before any other object and any escape. What else is wrong
+/// with the line does not matter here.
 pub fn application_in(line: &[u8]) -> Option<u64> {
-    if !line.ends_with(b"}") {
-        return None;
-    }
-    let mut found = None;
-    // What is left unread makes an error, of no interest here.
-    let _ = serde_json::Deserializer::from_slice(line).deserialize_map(Peek(&mut found));
-    found
-}
-
-struct Peek<'p>(&'p mut Option<u64>);
-
-impl<'a> Visitor<'a> for Peek<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a report")
-    }
-
-    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(field) = map.next_key::<Field>()? {
-            if let Field::Application = field {
-                *self.0 = Some(xxh3_64(map.next_value::<Text<'a>>()?.as_bytes()));
-                break;
-            }
-            map.next_value::<IgnoredAny>()?;
-        }
-        Ok(())
-    }
+    static FIELD: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(b"\"application\":"));
+    let mut fields = FIELD.find_iter(line);
+    let at = fields.next()?;
+    let before = line[..at].strip_prefix(b"{").filter(|_| line.ends_with(b"}"))?;
+    let name = line[at + FIELD.needle().len()..].trim_ascii_start().strip_prefix(b"\"")?;
+    let end = memchr::memchr2(b'"', b'\\', name).filter(|end| name[*end] == b'"')?;
+    let plain = fields.next().is_none() && memchr::memchr2(b'{', b'\\', before).is_none();
+    plain.then(|| xxh3_64(&name[..end]))
 }
 
 /// Why a report is refused, before its place in the message is known.

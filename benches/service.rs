@@ -47,9 +47,12 @@ fn main() {
     print!("publish: {}", common::stderr(&published));
 
     let started = Instant::now();
-    runtime.block_on(empty_drain(&nats.url));
-    let empty = BACKLOG as f64 / started.elapsed().as_secs_f64();
-    println!("empty consumer: {empty:.0} messages/s");
+    runtime.block_on(pulled(&nats.url));
+    let pulled = BACKLOG as f64 / started.elapsed().as_secs_f64();
+    let started = Instant::now();
+    runtime.block_on(pushed(&nats.url));
+    let pushed = BACKLOG as f64 / started.elapsed().as_secs_f64();
+    println!("empty consumers: {pulled:.0} messages/s pulled, {pushed:.0} messages/s pushed");
 
     let receiver = runtime.block_on(Receiver::start());
     let probe = format!(
@@ -70,7 +73,8 @@ fn main() {
         (service.metric("qualm_reports_total") as u64 >= BACKLOG).then_some(())
     });
     let drained = BACKLOG as f64 / started.elapsed().as_secs_f64();
-    println!("drain: {drained:.0} reports/s, {:.2} of the empty consumer", drained / empty);
+    let (of_pulled, of_pushed) = (drained / pulled, drained / pushed);
+    println!("drain: {drained:.0} reports/s, {of_pulled:.2} of what is pulled, {of_pushed:.2} of what is pushed");
     std::thread::sleep(Duration::from_secs(3));
     let (series, memory) = (service.metric("qualm_series"), service.memory());
     println!("memory: {:.0} MiB with {series:.0} series, {:.2} KiB each", memory / 1024.0, memory / series);
@@ -116,16 +120,37 @@ fn main() {
     println!("start, {} contracts known, no state: {:.2} s", APPLICATIONS + 1, started.elapsed().as_secs_f64());
 }
 
-/// Reads the backlog as the service does, and does nothing with it.
-async fn empty_drain(url: &str) {
+/// Pulls the backlog, and does nothing with it.
+async fn pulled(url: &str) {
     let context = jetstream::new(async_nats::connect(url).await.unwrap());
     let stream = context.get_stream("QOA_REPORTS").await.unwrap();
     let config =
         consumer::pull::Config { ack_policy: consumer::AckPolicy::None, memory_storage: true, ..Default::default() };
     let consumer = stream.create_consumer(config).await.unwrap();
-    let messages = consumer.stream().max_messages_per_batch(5_000).messages().await.unwrap();
+    read(consumer.stream().max_messages_per_batch(5_000).messages().await.unwrap()).await;
+}
+
+/// Lets the server push the backlog, as the service does, and does nothing with it.
+async fn pushed(url: &str) {
+    let options = async_nats::ConnectOptions::new().subscription_capacity(500_000);
+    let client = options.connect(url).await.unwrap();
+    let context = jetstream::new(client.clone());
+    let stream = context.get_stream("QOA_REPORTS").await.unwrap();
+    let config = consumer::push::Config {
+        deliver_subject: client.new_inbox(),
+        ack_policy: consumer::AckPolicy::None,
+        flow_control: true,
+        idle_heartbeat: Duration::from_secs(5),
+        memory_storage: true,
+        ..Default::default()
+    };
+    let consumer = stream.create_consumer(config).await.unwrap();
+    read(consumer.messages().await.unwrap()).await;
+}
+
+async fn read<E: std::fmt::Debug>(messages: impl futures::Stream<Item = Result<jetstream::Message, E>>) {
+    let mut messages = std::pin::pin!(messages.take(BACKLOG as usize));
     let mut bytes = 0;
-    let mut messages = messages.take(BACKLOG as usize);
     while let Some(message) = messages.next().await {
         bytes += message.unwrap().payload.len();
     }

@@ -20,7 +20,7 @@ use crate::http::{self, App, Inlet};
 use crate::ingest::{self, Shard, ShardSettings, Shards, journal, nats, shard_of};
 use crate::metrics::Metrics;
 use crate::report::application_digest;
-use crate::store::{Retention, Store};
+use crate::store::{self, Retention, Store};
 use crate::time::Timestamp;
 
 /// Refused reports that wait for NATS, at most.
@@ -64,7 +64,7 @@ pub async fn start(config: Config) -> anyhow::Result<Service> {
     let tokens = config.secrets()?;
     let store = Store::open(&config.database)
         .await
-        .with_context(|| format!("cannot open {}", without_password(&config.database)))?;
+        .with_context(|| format!("cannot open {}", store::without_password(&config.database)))?;
     let listener = tokio::net::TcpListener::bind(config.http)
         .await
         .with_context(|| format!("cannot listen on {}", config.http))?;
@@ -200,7 +200,8 @@ fn spawn_vital(
 
 async fn connect(config: &Config) -> anyhow::Result<Source> {
     let Some(url) = &config.nats else { return Ok(Source::Journal(Arc::new(Notify::new()))) };
-    let mut options = async_nats::ConnectOptions::new()
+    let mut options = nats::options(url)
+        .with_context(|| format!("the URL of NATS, {}", store::without_password(url)))?
         .name("qualm")
         .subscription_capacity(nats::MESSAGES_AHEAD)
         .connection_timeout(Duration::from_secs(5));
@@ -212,12 +213,13 @@ async fn connect(config: &Config) -> anyhow::Result<Source> {
         match options.clone().connect(url).await {
             Ok(client) => break client,
             Err(error) if pause > Duration::from_secs(10) => {
-                return Err(error).with_context(|| format!("cannot connect to NATS at {}", without_password(url)));
+                return Err(error)
+                    .with_context(|| format!("cannot connect to NATS at {}", store::without_password(url)));
             }
             Err(error) => {
                 tracing::warn!(
                     "cannot connect to NATS at {}: {error}; trying again in {pause:?}",
-                    without_password(url)
+                    store::without_password(url)
                 );
                 tokio::time::sleep(pause).await;
                 pause *= 2;
@@ -287,13 +289,5 @@ async fn write_back(store: Store, stop: CancellationToken) {
         if let Err(error) = store.write_back().await {
             tracing::error!("cannot write the log of changes back: {error}");
         }
-    }
-}
-
-/// A URL for messages, without its password.
-pub fn without_password(url: &str) -> String {
-    match url.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?.1))) {
-        Some((scheme, rest)) => format!("{scheme}://...@{rest}"),
-        None => url.to_owned(),
     }
 }

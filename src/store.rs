@@ -390,3 +390,11 @@ fn word(value: &impl serde::Serialize) -> String {
 fn json_text(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).expect("what is stored has text keys only and serializes without errors")
 }
+
+/// A URL for messages, without its password.
+pub fn without_password(url: &str) -> String {
+    match url.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?.1))) {
+        Some((scheme, rest)) => format!("{scheme}://...@{rest}"),
+        None => url.to_owned(),
+    }
+}

@@ -137,6 +137,33 @@ fn a_backlog_outlives_the_nats_server() {
     }
 }
 
+#[test]
+fn a_nats_user_needs_the_documented_rights_and_no_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let contracts = folder.path().join("contracts");
+    let contracts = contracts.to_str().unwrap();
+    let nats = Nats::start_with(
+        &script("find-nats-server"),
+        r#"authorization { users: [{ user: "qualm", password: "s:cret", permissions: {
+            publish: ["$JS.API.>", "$JS.FC.QOA_REPORTS.>", "qoa.>", "_INBOX.>"], subscribe: ["qoa.>", "$SRV.>", "_INBOX.>"] } }] }"#,
+    );
+    let url = nats.url.replace("//", "//qualm:s%3Acret@");
+    let stranger = run(qualm().args(["bench", "--nats", &url.replace("s%3A", "S"), "--count", "1"]));
+    assert_eq!(stranger.status.code(), Some(2));
+    assert!(stderr(&stranger).contains("authorization violation") && !stderr(&stranger).contains("Scret"));
+    // More than is sent without flow control.
+    let bench = ["bench", "--nats", &url, "--count", "100000", "--contracts", contracts];
+    let published = run(qualm().args(bench));
+    assert!(published.status.success(), "{}", stderr(&published));
+    let database = format!("sqlite:{}", folder.path().join("q.db").display());
+    let service = Service::start(&["--nats", &url, "--database", &database, "--contracts", contracts]);
+    wait_for("all reports", LIMIT, || (service.metric("qualm_reports_total") == 100_000.0).then_some(()));
+    let asked = ["explain", "compliance", "load-0", "--nats", &url];
+    let answer = run(qualm().args(asked));
+    assert!(answer.status.success(), "{}", stderr(&answer));
+    assert!(!service.log().contains("WARN"), "{}", service.log());
+}
+
 /// Kills the service again and again while reports come; nothing is lost, nothing comes twice.
 fn survives_kills(database: &str) {
     let folder = tempfile::tempdir().unwrap();

@@ -5,7 +5,8 @@ use clap::ValueEnum;
 
 use super::Outcome;
 use crate::explain::{self, Answer, Answered, Subject, View, Why};
-use crate::store::Store;
+use crate::ingest::nats;
+use crate::store::{Store, without_password};
 use crate::time::Timestamp;
 
 /// Ask a running service, or a database, about its promises
@@ -138,15 +139,16 @@ async fn ask(arguments: &Arguments) -> anyhow::Result<Answered> {
     let question = arguments.question.as_str();
     let subject = arguments.subject();
     if let Some(url) = &arguments.database {
-        let store = Store::open_existing(url).await.with_context(|| format!("cannot open {url}"))?;
+        let store =
+            Store::open_existing(url).await.with_context(|| format!("cannot open {}", without_password(url)))?;
         return Ok(explain::answer(&store, question, &subject).await?);
     }
     let bytes: Vec<u8> = match &arguments.nats {
         Some(url) => {
-            let client = async_nats::connect(url).await.with_context(|| format!("cannot connect to NATS at {url}"))?;
+            let client = nats::connect(url).await?;
             let body = serde_json::to_vec(&subject)?;
             let answer = client.request(format!("qoa.explain.{question}"), body.into()).await;
-            let answer = answer.with_context(|| format!("no qualm service answers at {url}"))?;
+            let answer = answer.with_context(|| format!("no qualm service answers at {}", without_password(url)))?;
             let header = |name: &str| answer.headers.as_ref().and_then(|headers| headers.get(name));
             if let Some(error) = header("Nats-Service-Error") {
                 anyhow::bail!("{error}");

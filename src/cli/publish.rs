@@ -2,10 +2,11 @@
 
 use std::future::IntoFuture;
 
-use anyhow::Context;
 use async_nats::jetstream::{self, context::PublishAckFuture};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+
+use crate::ingest::nats;
 
 /// Publications that await their acknowledgement.
 pub(super) struct Publisher {
@@ -17,9 +18,9 @@ pub(super) struct Publisher {
 impl Publisher {
     /// Connects, and makes the stream of reports if it is missing.
     pub(super) async fn connect(url: &str, window: usize) -> anyhow::Result<Publisher> {
-        let client = async_nats::connect(url).await.with_context(|| format!("cannot connect to NATS at {url}"))?;
+        let client = nats::connect(url).await?;
         let context = jetstream::new(client);
-        crate::ingest::nats::stream(&context).await?;
+        nats::stream(&context).await?;
         Ok(Publisher { context, waiting: FuturesUnordered::new(), window })
     }
 

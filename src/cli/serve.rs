@@ -9,8 +9,8 @@ use tracing_subscriber::EnvFilter;
 
 use super::Outcome;
 use crate::config::Config;
-use crate::service;
 use crate::time::Span;
+use crate::{service, store};
 
 /// Run the service
 ///
@@ -85,9 +85,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let config = arguments.config()?;
     start_log(arguments.log_format);
     super::runtime()?.block_on(async {
-        let (nats, database) = (config.nats.clone(), service::without_password(&config.database));
+        let (nats, database) = (config.nats.clone(), store::without_password(&config.database));
         let service = service::start(config).await?;
-        let source = nats.map_or("HTTP only".to_owned(), |url| service::without_password(&url));
+        let source = nats.map_or("HTTP only".to_owned(), |url| store::without_password(&url));
         tracing::info!("ready: http://{} (reports: {source}; database: {database})", service.address);
         service.run_until(super::stop_signal()?).await?;
         tracing::info!("saved and stopped");

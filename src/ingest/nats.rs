@@ -8,17 +8,19 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use async_nats::StatusCode;
 use async_nats::connection::State;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, push};
 use async_nats::jetstream::{self, stream};
+use async_nats::{ConnectOptions, ServerAddr, StatusCode};
 use futures::{FutureExt, StreamExt};
+use percent_encoding::percent_decode_str;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Message, Parts, RejectedReport, Shards};
 use crate::metrics::Metrics;
 use crate::report::application_digest;
+use crate::store::without_password;
 
 /// The stream that holds the reports.
 pub const STREAM: &str = "QOA_REPORTS";
@@ -33,6 +35,24 @@ const FAR_BEHIND: u64 = 20_000;
 const SOON: Duration = Duration::from_millis(50);
 /// More messages than the server sends ahead of an answer: 32 MiB of them, with their subjects.
 pub const MESSAGES_AHEAD: usize = 500_000;
+
+/// How to connect to a server: as the user, or with the token, that its URL names.
+pub fn options(url: &str) -> anyhow::Result<ConnectOptions> {
+    let address: ServerAddr = url.split(',').next().unwrap_or_default().parse()?;
+    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let options = ConnectOptions::new();
+    Ok(match (address.username().map(decoded), address.password().map(decoded)) {
+        (Some(user), Some(password)) => options.user_and_password(user, password),
+        (Some(token), None) => options.token(token),
+        (None, _) => options,
+    })
+}
+
+/// Connects to a server.
+pub async fn connect(url: &str) -> anyhow::Result<async_nats::Client> {
+    let connected = async { anyhow::Ok(options(url)?.connect(url).await?) };
+    connected.await.with_context(|| format!("cannot connect to NATS at {}", without_password(url)))
+}
 
 /// Finds the stream of reports, or makes it: file storage, reports kept for a week.
 pub async fn stream(context: &jetstream::Context) -> anyhow::Result<stream::Stream> {

@@ -92,11 +92,16 @@ impl Nats {
     }
 
     pub fn start_program(program: &str) -> Nats {
+        Nats::start_with(program, "")
+    }
+
+    /// With further settings.
+    pub fn start_with(program: &str, settings: &str) -> Nats {
         let folder = tempfile::tempdir().unwrap();
         let (port, mqtt_port) = (free_port(), free_port());
         let store = folder.path().join("js");
         let config = format!(
-            "server_name: test\nhost: 127.0.0.1\nport: {port}\njetstream {{ store_dir: {:?} }}\nmqtt {{ host: 127.0.0.1, port: {mqtt_port} }}\n",
+            "server_name: test\nhost: 127.0.0.1\nport: {port}\njetstream {{ store_dir: {:?} }}\nmqtt {{ host: 127.0.0.1, port: {mqtt_port} }}\n{settings}\n",
             store
         );
         std::fs::write(folder.path().join("nats.conf"), config).unwrap();

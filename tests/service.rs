@@ -142,12 +142,18 @@ fn a_nats_user_needs_the_documented_rights_and_no_others() {
     let folder = tempfile::tempdir().unwrap();
     let contracts = folder.path().join("contracts");
     let contracts = contracts.to_str().unwrap();
+    let publish = r#"publish: ["$JS.API.>", "qoa.>", "_INBOX.>"#;
+    let subscribe = r#"subscribe: ["qoa.>", "$SRV.>", "_INBOX.>"]"#;
     let nats = Nats::start_with(
         &script("find-nats-server"),
-        r#"authorization { users: [{ user: "qualm", password: "s:cret", permissions: {
-            publish: ["$JS.API.>", "$JS.FC.QOA_REPORTS.>", "qoa.>", "_INBOX.>"], subscribe: ["qoa.>", "$SRV.>", "_INBOX.>"] } }] }"#,
+        &format!(
+            r#"authorization {{ users: [
+            {{ user: "qualm", password: "s:cret", permissions: {{ {publish}", "$JS.FC.QOA_REPORTS.>"], {subscribe} }} }},
+            {{ user: "less", password: "less", permissions: {{ {publish}"], {subscribe} }} }} ] }}"#
+        ),
     );
     let url = nats.url.replace("//", "//qualm:s%3Acret@");
+    let less = nats.url.replace("//", "//less:less@");
     let stranger = run(qualm().args(["bench", "--nats", &url.replace("s%3A", "S"), "--count", "1"]));
     assert_eq!(stranger.status.code(), Some(2));
     assert!(stderr(&stranger).contains("authorization violation") && !stderr(&stranger).contains("Scret"));
@@ -162,6 +168,9 @@ fn a_nats_user_needs_the_documented_rights_and_no_others() {
     let answer = run(qualm().args(asked));
     assert!(answer.status.success(), "{}", stderr(&answer));
     assert!(!service.log().contains("WARN"), "{}", service.log());
+    let database = format!("sqlite:{}", folder.path().join("less.db").display());
+    let stalled = Service::start(&["--nats", &less, "--database", &database, "--contracts", contracts]);
+    wait_for("the hint", LIMIT, || stalled.log().contains("publish on $JS.FC.QOA_REPORTS.>").then_some(()));
 }
 
 /// Kills the service again and again while reports come; nothing is lost, nothing comes twice.

@@ -164,6 +164,8 @@ struct Delivery {
     connects: u64,
     /// When something came last.
     heard: Instant,
+    /// When the server was answered that waits, if no message came since.
+    answered: Option<Instant>,
 }
 
 impl Delivery {
@@ -185,8 +187,18 @@ impl Delivery {
             ..Default::default()
         };
         let pending = stream.create_consumer(config).await?.info().await?.num_pending;
-        let (context, heard) = (context.clone(), Instant::now());
-        Ok(Delivery { client, messages, last: None, context, position, pending, expected: 1, connects, heard })
+        Ok(Delivery {
+            client,
+            messages,
+            last: None,
+            context: context.clone(),
+            position,
+            pending,
+            expected: 1,
+            connects,
+            heard: Instant::now(),
+            answered: None,
+        })
     }
 
     /// Fills parts: with the next message, and all that come close behind it.
@@ -233,8 +245,12 @@ impl Delivery {
     async fn answer(&mut self, heartbeat: async_nats::Message) -> anyhow::Result<()> {
         self.heard = Instant::now();
         let stalled = heartbeat.headers.as_ref().and_then(|headers| headers.get("Nats-Consumer-Stalled"));
-        let asked = heartbeat.reply.or_else(|| stalled.map(|subject| subject.as_str().into()));
-        match asked {
+        if stalled.is_some() && self.answered.replace(self.heard).is_some_and(|at| at.elapsed() > HEARTBEAT / 2) {
+            tracing::warn!(
+                "JetStream waits although it was answered; may Qualm's user publish on $JS.FC.{STREAM}.> at the NATS server?"
+            );
+        }
+        match heartbeat.reply.or_else(|| stalled.map(|subject| subject.as_str().into())) {
             Some(subject) => Ok(self.client.publish(subject, Default::default()).await?),
             None => Ok(()),
         }
@@ -261,7 +277,7 @@ impl Delivery {
         };
         let info = message.info().map_err(|error| anyhow::anyhow!("message without its place: {error}"))?;
         anyhow::ensure!(info.consumer_sequence == self.expected, "messages were lost on the way");
-        self.expected += 1;
+        (self.expected, self.answered) = (self.expected + 1, None);
         (self.position, self.pending) = (info.stream_sequence as i64, info.pending);
         parts.push(Message {
             position: self.position,

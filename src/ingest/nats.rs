@@ -186,7 +186,7 @@ impl Delivery {
             description: Some("Qualm; positions are kept in its own database".to_owned()),
             ..Default::default()
         };
-        let pending = stream.create_consumer(config).await?.info().await?.num_pending;
+        let pending = stream.create_consumer(config).await?.cached_info().num_pending;
         Ok(Delivery {
             client,
             messages,

@@ -124,7 +124,8 @@ fn survives_a_restart_of_nats(program: &str) {
     wait_for("the end", LIMIT, || (service.metric("qualm_lag_messages") == 0.0).then_some(()));
     assert_eq!(taken_in(), COUNT);
     assert_eq!(service.metric("qualm_reports_duplicate_total"), 0.0);
-    assert!(service.log().contains("trying again"), "{}", service.log());
+    wait_for("the lost connection to be noticed", LIMIT, || service.log().contains("trying again").then_some(()));
+    assert_eq!(taken_in(), COUNT);
     assert!(service.stop());
 }
 

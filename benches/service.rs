@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream::{self, consumer};
 use common::{Nats, Service, wait_for};
 use futures::StreamExt;
+use qualm::ingest::nats::MESSAGES_AHEAD;
 use qualm::load::Load;
 use qualm::time::Timestamp;
 
@@ -132,7 +133,7 @@ async fn pulled(url: &str) {
 
 /// Lets the server push the backlog, as the service does, and does nothing with it.
 async fn pushed(url: &str) {
-    let options = async_nats::ConnectOptions::new().subscription_capacity(500_000);
+    let options = async_nats::ConnectOptions::new().subscription_capacity(MESSAGES_AHEAD);
     let client = options.connect(url).await.unwrap();
     let context = jetstream::new(client.clone());
     let stream = context.get_stream("QOA_REPORTS").await.unwrap();

@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::contract::{self, Finding, Level};
 use crate::engine::Program;
 use crate::policy;
+use crate::store::{Store, without_password};
 
 mod baseline;
 mod bench;
@@ -166,6 +167,11 @@ pub(crate) fn colours() -> bool {
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
+}
+
+/// A database that a service, or a replay, has written.
+async fn open_database(url: &str) -> anyhow::Result<Store> {
+    Store::open_existing(url).await.with_context(|| format!("cannot open {}", without_password(url)))
 }
 
 fn http_client() -> anyhow::Result<reqwest::Client> {

@@ -200,8 +200,9 @@ fn spawn_vital(
 
 async fn connect(config: &Config) -> anyhow::Result<Source> {
     let Some(url) = &config.nats else { return Ok(Source::Journal(Arc::new(Notify::new()))) };
+    let shown = store::without_password(url);
     let mut options = nats::options(url)
-        .with_context(|| format!("the URL of NATS, {}", store::without_password(url)))?
+        .with_context(|| format!("the URL of NATS, {shown}"))?
         .name("qualm")
         .subscription_capacity(nats::MESSAGES_AHEAD)
         .connection_timeout(Duration::from_secs(5));
@@ -213,14 +214,10 @@ async fn connect(config: &Config) -> anyhow::Result<Source> {
         match options.clone().connect(url).await {
             Ok(client) => break client,
             Err(error) if pause > Duration::from_secs(10) => {
-                return Err(error)
-                    .with_context(|| format!("cannot connect to NATS at {}", store::without_password(url)));
+                return Err(error).with_context(|| format!("cannot connect to NATS at {shown}"));
             }
             Err(error) => {
-                tracing::warn!(
-                    "cannot connect to NATS at {}: {error}; trying again in {pause:?}",
-                    store::without_password(url)
-                );
+                tracing::warn!("cannot connect to NATS at {shown}: {error}; trying again in {pause:?}");
                 tokio::time::sleep(pause).await;
                 pause *= 2;
             }

@@ -89,12 +89,18 @@ fn live_on_postgres_equals_replay() {
     judged_live(&nats, &postgres.url, &reports, &expected);
 }
 
+/// The distribution's nats-server, if it has one.
+fn oldest_nats_server() -> Option<String> {
+    let program = Some(script("find-oldest-nats-server")).filter(|program| !program.is_empty());
+    if program.is_none() {
+        println!("the distribution has no package nats-server; not tested");
+    }
+    program
+}
+
 #[test]
 fn live_on_the_oldest_nats_server_equals_replay() {
-    let Some(program) = Some(script("find-oldest-nats-server")).filter(|program| !program.is_empty()) else {
-        println!("the distribution has no package nats-server; not tested");
-        return;
-    };
+    let Some(program) = oldest_nats_server() else { return };
     let folder = tempfile::tempdir().unwrap();
     let reports = reports(folder.path());
     let expected = replayed(&contracts(folder.path()), &reports);
@@ -132,9 +138,8 @@ fn survives_a_restart_of_nats(program: &str) {
 #[test]
 fn a_backlog_outlives_the_nats_server() {
     survives_a_restart_of_nats(&script("find-nats-server"));
-    match Some(script("find-oldest-nats-server")).filter(|program| !program.is_empty()) {
-        Some(program) => survives_a_restart_of_nats(&program),
-        None => println!("the distribution has no package nats-server; not tested"),
+    if let Some(program) = oldest_nats_server() {
+        survives_a_restart_of_nats(&program);
     }
 }
 

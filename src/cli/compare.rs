@@ -5,7 +5,6 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context;
 use serde::Serialize;
 
 use super::judged::{Judged, Tally, judge};
@@ -17,7 +16,6 @@ use crate::explain::statistics::{
     Moments, fisher_either, mann_whitney, mean_interval, quantile_interval, share_difference, welch, wilson,
 };
 use crate::report::Report;
-use crate::store::{Store, without_password};
 
 mod stored;
 
@@ -280,8 +278,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         super::read_contracts(std::slice::from_ref(&arguments.contract), arguments.policies.as_deref())?.remove(0).0;
     let stored = |url: &str, a: &str, b: &str| -> anyhow::Result<(Run, Run)> {
         super::runtime()?.block_on(async {
-            let store =
-                Store::open_existing(url).await.with_context(|| format!("cannot open {}", without_password(url)))?;
+            let store = super::open_database(url).await?;
             Ok((stored::read(&store, &program, a).await?, stored::read(&store, &program, b).await?))
         })
     };

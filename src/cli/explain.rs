@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use super::Outcome;
 use crate::explain::{self, Answer, Answered, Subject, View, Why};
 use crate::ingest::nats;
-use crate::store::{Store, without_password};
+use crate::store::without_password;
 use crate::time::Timestamp;
 
 /// Ask a running service, or a database, about its promises
@@ -139,8 +139,7 @@ async fn ask(arguments: &Arguments) -> anyhow::Result<Answered> {
     let question = arguments.question.as_str();
     let subject = arguments.subject();
     if let Some(url) = &arguments.database {
-        let store =
-            Store::open_existing(url).await.with_context(|| format!("cannot open {}", without_password(url)))?;
+        let store = super::open_database(url).await?;
         return Ok(explain::answer(&store, question, &subject).await?);
     }
     let bytes: Vec<u8> = match &arguments.nats {

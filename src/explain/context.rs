@@ -184,8 +184,8 @@ impl<'s> Context<'s> {
     pub fn period(&mut self, clock: Timestamp, usual: Option<Span>) -> Result<(Timestamp, Timestamp)> {
         let until = self.subject.until.unwrap_or(clock.floor(Span::seconds(1)) + Span::seconds(1));
         // From a full hour on: these are added up already.
-        let usual = (until - usual.unwrap_or(PERIOD)).floor(HOUR).max(Timestamp::EPOCH);
-        let from = self.subject.from.unwrap_or(usual);
+        let usual_from = (until - usual.unwrap_or(PERIOD)).floor(HOUR).max(Timestamp::EPOCH);
+        let from = self.subject.from.unwrap_or(usual_from);
         if from >= until {
             return Err(ExplainError::Subject(format!("the period from {from} until {until} is empty")));
         }
